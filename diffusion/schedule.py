@@ -1,0 +1,94 @@
+"""Noise levels of a diffusion process, and the Gaussians that follow from them.
+
+Notation of DDPM (arXiv 2006.11239) and improved DDPM (arXiv 2102.09672): alpha_t = 1 - beta_t,
+alpha_bar_t = product of alpha up to t; "start" is the clean sample x_0, "noisy" is x_t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class NoiseSchedule:
+    """A sequence of T noise levels, in float64, with the timestep that each one stands for.
+
+    `timesteps[i]` is what the network is told at level i: i itself for a full schedule, the
+    training timestep for a respaced one.
+    """
+
+    def __init__(self, betas: Tensor, timesteps: Sequence[int] | None = None) -> None:
+        self.betas = betas.double()
+        self.timesteps = torch.tensor(
+            list(range(len(betas)) if timesteps is None else timesteps), dtype=torch.long
+        )
+        self.signal_squared = torch.cumprod(1 - self.betas, dim=0)  # alpha_bar
+        before = torch.cat([torch.ones(1, dtype=torch.float64), self.signal_squared[:-1]])
+        self.signal_squared_before = before
+        self.signal = self.signal_squared.sqrt()
+        self.noise = (1 - self.signal_squared).sqrt()
+        variance = self.betas * (1 - before) / (1 - self.signal_squared)
+        # The posterior variance is 0 at t = 0; the next one stands in for its logarithm.
+        clipped = torch.cat([variance[1:2], variance[1:]]) if len(betas) > 1 else variance
+        self.posterior_log_variance = clipped.log()
+        self.log_betas = self.betas.log()
+        self.posterior_start_weight = self.betas * before.sqrt() / (1 - self.signal_squared)
+        self.posterior_noisy_weight = (
+            (1 - before) * (1 - self.betas).sqrt() / (1 - self.signal_squared)
+        )
+
+    @classmethod
+    def linear(cls, steps: int = 1000, first: float = 1e-4, last: float = 2e-2) -> NoiseSchedule:
+        """Betas rising linearly, as Endora trains (first and last included)."""
+        return cls(torch.linspace(first, last, steps, dtype=torch.float64))
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def respaced(self, kept: Sequence[int]) -> NoiseSchedule:
+        """The shorter schedule that visits only the levels `kept` (ascending), with betas
+        rebuilt so that alpha_bar at those levels stays the same."""
+        index = torch.tensor(list(kept))
+        levels = self.signal_squared[index]
+        before = torch.cat([torch.ones(1, dtype=torch.float64), levels[:-1]])
+        return NoiseSchedule(1 - levels / before, [int(self.timesteps[i]) for i in index])
+
+    def draw_levels(self, count: int, device: torch.device) -> Tensor:
+        """Levels for `count` items, uniform over 0..T-1: (B,) int64."""
+        return torch.randint(0, len(self), (count,), device=device)
+
+    def add_noise(self, start: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """Draw from q(x_t | x_0): sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise.
+
+        Inputs:  start and noise (B, ...), level (B,) int64 in 0..T-1
+        """
+        return at(self.signal, level, start) * start + at(self.noise, level, start) * noise
+
+    def predict_start(self, noisy: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """The clean sample that (noisy, noise) imply: the inverse of `add_noise`."""
+        return (noisy - at(self.noise, level, noisy) * noise) / at(self.signal, level, noisy)
+
+    def posterior_mean(self, start: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0) (DDPM, equation 7)."""
+        return (
+            at(self.posterior_start_weight, level, noisy) * start
+            + at(self.posterior_noisy_weight, level, noisy) * noisy
+        )
+
+    def log_variance(self, interpolation: Tensor, level: Tensor) -> Tensor:
+        """Learned log variance between the posterior's (-1) and log beta (1).
+
+        Input:  interpolation v (B, ...), unbounded (improved DDPM, equation 15, f = (v + 1) / 2)
+        """
+        fraction = (interpolation + 1) / 2
+        largest = at(self.log_betas, level, interpolation)
+        smallest = at(self.posterior_log_variance, level, interpolation)
+        return fraction * largest + (1 - fraction) * smallest
+
+
+def at(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
+    """Entries of a (T,) float64 table as float32 (B, 1, ..., 1), to multiply `like` (B, ...)."""
+    values = table.to(level.device)[level].float()
+    return values.view(-1, *[1] * (like.ndim - 1))

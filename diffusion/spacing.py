@@ -1,0 +1,39 @@
+"""Which of the training timesteps a short sampler visits (improved DDPM, section 4)."""
+
+from __future__ import annotations
+
+
+def fractional_timesteps(total: int, steps: int) -> list[int]:
+    """`steps` timesteps spread evenly over 0..total-1, both ends included, ascending.
+
+    Raises ValueError when there are fewer timesteps than steps.
+    """
+    _check(total, steps)
+    stride = (total - 1) / (steps - 1) if steps > 1 else 1.0
+    # Adding the stride up, as the original does, decides which way halves are rounded.
+    position, kept = 0.0, []
+    for _ in range(steps):
+        kept.append(round(position))
+        position += stride
+    return kept
+
+
+def integer_timesteps(total: int, steps: int) -> list[int]:
+    """Every k-th timestep from 0, with the integer k that gives exactly `steps` of them (DDIM).
+
+    Raises ValueError when no integer stride gives that number.
+    """
+    _check(total, steps)
+    for stride in range(1, total + 1):
+        kept = range(0, total, stride)
+        if len(kept) == steps:
+            return list(kept)
+    raise ValueError(
+        f"no integer stride over {total} timesteps gives {steps} steps; "
+        f"choose sampling.spacing=fractional or another sampling.steps"
+    )
+
+
+def _check(total: int, steps: int) -> None:
+    if not 1 <= steps <= total:
+        raise ValueError(f"sampling.steps: from 1 to {total}, got {steps}")

@@ -1,0 +1,164 @@
+"""The latent video transformer of Endora (arXiv 2403.11050), of the Latte family (2401.03048)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from configs.shapes import VideoShape
+from models.layers.blocks import FinalLayer, ModulatedBlock
+from models.layers.embeddings import LabelEmbedding, TimestepEmbedding, frame_table, grid_table
+
+
+class TransformerOutput(NamedTuple):
+    """prediction (B, F + I, 2C, h, w); features: one (B, F + I, N, D) per asked pair."""
+
+    prediction: Tensor
+    features: list[Tensor]
+
+
+class VideoTransformer(nn.Module):
+    """Predicts noise and variance of noisy latents, attending over space and time in turn.
+
+    Spatial blocks attend over the N tokens of each frame, of the clip and of the extra images
+    alike; temporal blocks attend over the F frames of the clip at each position, and the extra
+    images pass them untouched. `interlaced` alternates the two; otherwise all spatial blocks
+    come first ("without spatiotemporal encoding" in the paper's ablation).
+
+    Letters:  B clips, F frames, I extra images, C channels, h w latent cells, N tokens a frame,
+              D width
+    """
+
+    grid_positions: Tensor
+    frame_positions: Tensor
+
+    def __init__(
+        self,
+        latents: VideoShape,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int = 2,
+        mlp_ratio: float = 4.0,
+        interlaced: bool = True,
+        classes: int = 0,
+        class_dropout: float = 0.1,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if depth % 2:
+            raise ValueError(
+                f"blocks come in spatial and temporal pairs; a depth of {depth} is odd"
+            )
+        self.latents = latents
+        self.patch = patch
+        self.checkpointing = checkpointing
+        self.tokens = latents.downscale(patch, width)
+        self.patch_embedding = nn.Conv2d(latents.channels, width, patch, stride=patch)
+        self.timestep_embedding = TimestepEmbedding(width)
+        self.label_embedding = LabelEmbedding(classes, width, class_dropout) if classes else None
+        pairs = depth // 2
+        self.spatial = nn.ModuleList(ModulatedBlock(width, heads, mlp_ratio) for _ in range(pairs))
+        self.temporal = nn.ModuleList(ModulatedBlock(width, heads, mlp_ratio) for _ in range(pairs))
+        self.order = block_order(pairs, interlaced)
+        self.final = FinalLayer(width, patch * patch * 2 * latents.channels)
+        grid = grid_table(width, self.tokens.height, self.tokens.width)
+        self.register_buffer("grid_positions", grid, persistent=False)
+        frames = frame_table(width, latents.frames)
+        self.register_buffer("frame_positions", frames, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier everywhere but in the embeddings; zero gates and output, so that the network
+        starts as the zero map and a deep stack trains from the first step."""
+        for block in (*self.spatial, *self.temporal):
+            for layer in block.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.view(self.tokens.channels, -1))
+        assert self.patch_embedding.bias is not None
+        nn.init.zeros_(self.patch_embedding.bias)
+        silent = [block.modulation for block in (*self.spatial, *self.temporal)]
+        for layer in (*silent, self.final.modulation, self.final.linear):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        labels: Tensor | None = None,
+        feature_pairs: Sequence[int] = (),
+    ) -> TransformerOutput:
+        """Predict noise and variance interpolation of every frame and extra image.
+
+        Inputs:  noisy (B, F + I, C, h, w) with the clip first; timestep (B,); labels (B,) int64
+                 for a conditional model; numbers of the pairs whose tokens after the spatial
+                 block are wanted
+        """
+        conditioning = F.silu(self._conditioning(timestep, labels))
+        tokens = self.embed(noisy)
+        features: dict[int, Tensor] = {}
+        time_is_known = False
+        for kind, pair in self.order:
+            if kind == "spatial":
+                tokens = self._run(self.spatial[pair], tokens, conditioning)
+                if pair in feature_pairs:
+                    features[pair] = tokens
+            else:
+                tokens = self._attend_over_time(
+                    self.temporal[pair], tokens, conditioning, add_positions=not time_is_known
+                )
+                time_is_known = True
+        prediction = self.unpatchify(self.final(tokens, conditioning))
+        return TransformerOutput(prediction, [features[pair] for pair in feature_pairs])
+
+    def embed(self, noisy: Tensor) -> Tensor:
+        """Latents to tokens with their place in the frame: (B, F + I, N, D)."""
+        tokens = self.patch_embedding(noisy.flatten(0, 1)).flatten(2).transpose(1, 2)
+        return tokens.unflatten(0, noisy.shape[:2]) + self.grid_positions
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """(B, F + I, N, p * p * 2C), values in the order row, column, channel, to
+        (B, F + I, 2C, h, w)."""
+        rows, columns, size = self.tokens.height, self.tokens.width, self.patch
+        cells = patches.unflatten(-1, (size, size, -1)).unflatten(2, (rows, columns))
+        # (B, F, rows, columns, p, q, c) -> (B, F, c, rows, p, columns, q)
+        return cells.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def _conditioning(self, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        conditioning = self.timestep_embedding(timestep)
+        if self.label_embedding is None:
+            return conditioning
+        if labels is None:
+            labels = torch.full_like(timestep, self.label_embedding.classes)
+        return conditioning + self.label_embedding(labels)
+
+    def _attend_over_time(
+        self, block: nn.Module, tokens: Tensor, conditioning: Tensor, add_positions: bool
+    ) -> Tensor:
+        frames = self.latents.frames
+        clip, images = tokens[:, :frames], tokens[:, frames:]
+        if add_positions:
+            clip = clip + self.frame_positions[:, None]
+        clip = self._run(block, clip.transpose(1, 2), conditioning).transpose(1, 2)
+        return torch.cat([clip, images], dim=1) if images.shape[1] else clip
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+
+def block_order(pairs: int, interlaced: bool) -> list[tuple[str, int]]:
+    """The blocks in the order they run: ("spatial" or "temporal", number of the pair)."""
+    if interlaced:
+        return [(kind, pair) for pair in range(pairs) for kind in ("spatial", "temporal")]
+    return [(kind, pair) for kind in ("spatial", "temporal") for pair in range(pairs)]
