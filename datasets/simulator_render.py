@@ -1,0 +1,218 @@
+"""Ray marching and shading of a wall that is given as a height over a chart.
+
+A wall is the zero set of `height(u, v) - radius`, where (u, v, radius) are the coordinates of a
+point in a chart: along, around and away from the axis of a bent tube, or the plane coordinates
+and depth over a sheet. Heights and textures are tables, so a look-up costs the same whatever the
+shape; depth, normals and texture follow from the same surface and so agree with each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Table:
+    """Values on a grid over the chart, looked up bilinearly (and by level of detail).
+
+    Args:
+        values: (C, U, V).
+        origin: chart coordinates of the cell (0, 0).
+        cell: size of a cell in chart units.
+        periodic: whether v closes on itself after V cells.
+        levels: number of resolutions, each half of the one before.
+    """
+
+    def __init__(
+        self,
+        values: Tensor,
+        origin: tuple[float, float],
+        cell: tuple[float, float],
+        periodic: bool,
+        levels: int = 1,
+    ) -> None:
+        self.origin, self.cell, self.periodic = origin, cell, periodic
+        self.levels = []
+        for level in range(levels):
+            self.levels.append(self._padded(values))
+            if level + 1 < levels:
+                values = functional.avg_pool2d(values[None], 2)[0]
+
+    def _padded(self, values: Tensor) -> Tensor:
+        if self.periodic:
+            values = torch.cat([values[..., -1:], values, values[..., :1]], dim=-1)
+        return values[None].contiguous()
+
+    def look_up(self, u: Tensor, v: Tensor, level: int = 0) -> Tensor:
+        """Values (C, N) at the chart coordinates u, v (N,)."""
+        table = self.levels[level]
+        scale, shift = 2.0**level, (2.0**level - 1) / 2  # a coarse cell is centred on 2**level fine
+        row = ((u - self.origin[0]) / self.cell[0] - shift) / scale
+        column = ((v - self.origin[1]) / self.cell[1] - shift) / scale + (1.0 if self.periodic else 0)
+        grid = torch.stack(
+            [column * (2 / (table.shape[3] - 1)) - 1, row * (2 / (table.shape[2] - 1)) - 1], dim=-1
+        )
+        found = functional.grid_sample(
+            table, grid[None, None], padding_mode="border", align_corners=True
+        )
+        return found[0, :, 0]
+
+    def look_up_filtered(self, u: Tensor, v: Tensor, detail: Tensor) -> Tensor:
+        """Values (C, N), blended over the resolutions: detail 0 is the finest, 1 half of it."""
+        detail = detail.clamp(0, len(self.levels) - 1)
+        result = torch.zeros(self.levels[0].shape[1], len(u))
+        for level in range(len(self.levels)):
+            weight = (1 - (detail - level).abs()).clamp(min=0)
+            result += weight * self.look_up(u, v, level)
+        return result
+
+
+@dataclass(frozen=True)
+class ChartPoint:
+    """Chart coordinates of N points, and how they change with the position."""
+
+    u: Tensor
+    v: Tensor
+    radius: Tensor
+
+
+class Chart(Protocol):
+    """Where a point of the world (millimetres) lies relative to the undisturbed wall."""
+
+    def locate(self, points: Tensor) -> ChartPoint:
+        """Chart coordinates of points (3, N)."""
+
+    def gradient(self, points: Tensor, along_u: Tensor, along_v: Tensor) -> Tensor:
+        """Gradient (3, N) of `height - radius`, from the slopes of the height in u and v."""
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A surface at one moment: `height` has channels height, slope in u, slope in v."""
+
+    chart: Chart
+    height: Table
+
+    def clearance(self, points: Tensor) -> Tensor:
+        """Height minus radius at points (3, N): positive where a camera may be."""
+        at = self.chart.locate(points)
+        return self.height.look_up(at.u, at.v)[0] - at.radius
+
+
+def march(
+    wall: Wall, origin: Tensor, rays: Tensor, far: float, first: float = 0.5, steps: int = 72
+) -> Tensor:
+    """Distances (N,) along rays (3, N) from `origin` (3,) to the wall, in units of the rays.
+
+    Steps are a share of the clearance, with a floor that grows with the distance; the first
+    change of sign is then refined, so the result lies on the wall to about 0.01 mm. A ray that
+    meets nothing before `far` gets `far`.
+    """
+    lengths = rays.norm(dim=0)
+    below = torch.full_like(lengths, first)
+    above = torch.full_like(lengths, far)
+    alive = torch.arange(len(lengths))
+    ray, length, near = rays, lengths, below.clone()
+    here = near.clone()
+    for _ in range(steps):
+        clear = wall.clearance(origin[:, None] + here * ray)
+        hit = (clear <= 0) | (here >= far)
+        if bool(hit.any()):
+            below[alive[hit]], above[alive[hit]] = near[hit], here[hit]
+            keep = ~hit
+            alive, ray, length = alive[keep], ray[:, keep], length[keep]
+            here, near, clear = here[keep], near[keep], clear[keep]
+            if len(alive) == 0:
+                break
+        near = here
+        here = (here + torch.maximum(0.55 * clear / length, 0.012 * here + 0.1 * first)).clamp(max=far)
+    below[alive], above[alive] = near, here
+    return _refined(wall, origin, rays, below, above)
+
+
+def _refined(wall: Wall, origin: Tensor, rays: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """Halve the bracket [below, above] of a change of sign, then interpolate in it."""
+    for _ in range(4):
+        middle = (below + above) / 2
+        outside = wall.clearance(origin[:, None] + middle * rays) <= 0
+        above = torch.where(outside, middle, above)
+        below = torch.where(outside, below, middle)
+    first = wall.clearance(origin[:, None] + below * rays).clamp(min=0)
+    last = wall.clearance(origin[:, None] + above * rays).clamp(max=0)
+    return below + (above - below) * (first / (first - last).clamp(min=1e-6)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Light:
+    """Lamp at the tip of the scope, the film of water on the wall, and the sensor."""
+
+    reach: float  # millimetres at which a facing wall gets the light 1
+    softness: float  # millimetres; keeps a wall that touches the scope from burning out
+    spread: float  # exponent of the cosine to the optical axis
+    wrap: float  # share of light that goes round edges inside the tissue, 0 to 1
+    gloss: float  # strength of highlights
+    sharpness: float  # exponent of highlights
+    offset: float  # millimetres between the lens and each of its two lamps
+    exposure: float  # target of the automatic gain
+    ambient: tuple[float, float, float]  # light reflected between walls, by colour
+
+
+@dataclass(frozen=True)
+class Shaded:
+    """What a bundle of N rays sees."""
+
+    colour: Tensor  # (3, N) linear light, before exposure
+    depth: Tensor  # (N,) along the optical axis, millimetres
+    lesion: Tensor  # (N,) share of lesion tissue, 0 to 1
+
+
+def shade(
+    wall: Wall, texture: Table, light: Light, pose: Tensor, rays: Tensor, focal: float, far: float
+) -> Shaded:
+    """Trace and light N rays.
+
+    Args:
+        wall: the surface at this moment.
+        texture: channels red, green, blue, bump in u, bump in v, hollow, gloss, lesion.
+        light: lamp and film of water.
+        pose: (4, 4) camera to world.
+        rays: (3, N) in camera coordinates with z = 1, so that distances are z-depths.
+        focal: focal length in samples, for the texture's level of detail.
+        far: largest depth, millimetres.
+    """
+    turn, origin = pose[:3, :3], pose[:3, 3]
+    world = turn @ rays
+    depth = march(wall, origin, world, far)
+    points = origin[:, None] + depth * world
+    at = wall.chart.locate(points)
+    _, along_u, along_v = wall.height.look_up(at.u, at.v)
+    plain = functional.normalize(wall.chart.gradient(points, along_u, along_v), dim=0)
+    view = functional.normalize(-world, dim=0)
+    facing = (plain * view).sum(0).clamp(min=0.12)
+    millimetres = texture.cell[0]
+    detail = torch.log2(depth / focal / millimetres / facing.sqrt()).clamp(min=0)
+    found = texture.look_up_filtered(at.u, at.v, detail)
+    albedo, bump_u, bump_v, hollow, gloss, lesion = (found[:3], *found[3:8])
+    normal = functional.normalize(
+        wall.chart.gradient(points, along_u + bump_u, along_v + bump_v), dim=0
+    )
+    diffuse, shine = torch.zeros_like(depth), torch.zeros_like(depth)
+    for side in (-light.offset, light.offset):
+        lamp = origin + turn[:, 0] * side + turn[:, 1] * 0.3 * light.offset
+        towards = lamp[:, None] - points
+        distance = towards.norm(dim=0)
+        towards = towards / distance
+        strength = light.reach**2 / (distance**2 + light.softness**2)
+        strength = strength * (-(turn[:, 2:] * towards).sum(0)).clamp(min=0) ** light.spread / 2
+        cosine = (normal * towards).sum(0)
+        diffuse += strength * ((cosine + light.wrap) / (1 + light.wrap)).clamp(min=0)
+        half = functional.normalize(towards + view, dim=0)
+        glint = (normal * half).sum(0).clamp(min=0) ** light.sharpness
+        shine += strength * glint * gloss
+    ambient = torch.tensor(light.ambient)[:, None] * (light.reach / (light.reach + depth)) ** 2
+    colour = albedo * (diffuse * hollow + ambient * hollow) + light.gloss * shine
+    return Shaded(colour, depth, lesion)

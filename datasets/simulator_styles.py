@@ -1,0 +1,185 @@
+"""What the styles of the simulator look like, and how a seed chooses one organ and one scope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from datasets.simulator_camera import Lens, Path
+from datasets.simulator_render import Light, Table, march
+from datasets.simulator_textures import Grid
+from datasets.simulator_tube import (
+    CELLS,
+    END,
+    START,
+    Breath,
+    Lesion,
+    TubeScene,
+    TubeStyle,
+    Wave,
+    fold_heights,
+    lesion_profile,
+    paint,
+)
+
+COLON = TubeStyle(
+    radius=(19.0, 26.0),
+    bend=(10.0, 26.0),
+    bend_length=(170.0, 300.0),
+    spacing=(13.0, 30.0),
+    depth=(0.16, 0.46),
+    width=(1.6, 3.6),
+    triangle=(0.02, 0.09),
+    waviness=2.2,
+    tissues=(
+        (0.80, 0.46, 0.36),
+        (0.78, 0.36, 0.28),
+        (0.84, 0.56, 0.44),
+        (0.72, 0.44, 0.28),
+    ),
+    vessels=(0.25, 0.95),
+    villi=(0.015, 0.05),
+    lesion_size=(4.0, 8.0),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One organ, one scope and the way it takes."""
+
+    scene: TubeScene
+    texture: Table
+    light: Light
+    lens: Lens
+    path: Path
+    lesion: bool
+
+
+def build_colon(seed: int, lesion: bool | None) -> Setting:
+    """The colonoscopy that belongs to a seed."""
+    rng = np.random.default_rng([seed, 0])
+    bears = bool(rng.uniform() < 0.5) if lesion is None else lesion
+    light = Light(
+        reach=24.0,
+        softness=rng.uniform(7, 11),
+        spread=rng.uniform(0.8, 2.2),
+        wrap=0.12,
+        gloss=rng.uniform(0.5, 1.6),
+        sharpness=rng.uniform(60, 160),
+        offset=rng.uniform(2.5, 4.5),
+        exposure=rng.uniform(0.42, 0.62),
+        ambient=(0.05, 0.022, 0.014),
+    )
+    lens = colon_lens(rng)
+    return tube_setting(seed, rng, COLON, light, lens, bears)
+
+
+def colon_lens(rng: np.random.Generator) -> Lens:
+    """A lens and mask as colonoscopes have them."""
+    form = rng.choice(["octagon", "octagon", "rounded", "round"])
+    view = np.radians(rng.uniform(98, 116))
+    centre = (rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03))
+    vignette = rng.uniform(0.25, 0.6)
+    if form == "octagon":
+        reach = (rng.uniform(0.93, 1.02), rng.uniform(0.86, 0.98))
+        return Lens(view, "octagon", reach, centre, rng.uniform(0.2, 0.42), vignette)
+    if form == "round":
+        reach = rng.uniform(0.95, 1.06)
+        return Lens(view, "round", (reach, reach), centre, 0.0, vignette)
+    reach = (rng.uniform(0.92, 1.0), rng.uniform(0.86, 0.98))
+    return Lens(view, "rounded", reach, centre, rng.uniform(4.0, 7.0), vignette)
+
+
+def tube_setting(
+    seed: int,
+    rng: np.random.Generator,
+    style: TubeStyle,
+    light: Light,
+    lens: Lens,
+    bears: bool,
+) -> Setting:
+    """A hollow organ of a style with a scope in it."""
+    radius = rng.uniform(*style.radius)
+    centre = Wave.random(rng, style.bend, style.bend_length)
+    folds = fold_heights(rng, style, radius)
+    speed, pace = rng.uniform(8, 26), rng.uniform(0.28, 0.75)
+    way = Wave.random(rng, (0.0, 0.0), (1.0, 2.0))
+    way.amplitude[0] = np.minimum(speed / pace, 38.0) * np.array([1.0, 0.12])
+    way.rate[0] = pace * np.array([1.0, 2.7])
+    steer = rng.normal(0, 0.17, 2)
+    breath = Breath(
+        phase=rng.uniform(0, 6.28),
+        speed=rng.uniform(8, 20),
+        length=rng.uniform(60, 110),
+        squeeze=0.10,
+        sway=0.05,
+    )
+    path = Path(
+        start=0.0,
+        way=way,
+        aside=Wave.random(rng, (1.0, 6.0), (5.0, 11.0)),
+        limit=max(1.0, 0.8 * narrowest(folds, -46.0, 46.0) - 4.0),
+        glance=Wave.random(rng, (0.03, 0.13), (3.0, 8.0)),
+        bias=(float(steer[0]), float(steer[1])),
+        roll=rng.uniform(0, 6.28),
+        rolling=Wave.random(rng, (0.05, 0.25), (6.0, 12.0)),
+        ahead=1.5 * radius,
+    )
+    scene, polyp = TubeScene(centre, folds, breath), None
+    if bears:
+        polyp, path = place_lesion(np.random.default_rng([seed, 1]), scene, path, style, radius)
+        height, _ = lesion_profile(polyp, radius, CELLS)
+        scene = replace(scene, rest=folds - np.minimum(height, 0.6 * folds))
+    texture = paint(np.random.default_rng([seed, 2]), style, radius, folds, polyp)
+    return Setting(scene, texture, light, lens, path, bears)
+
+
+def narrowest(folds: Grid, first: float, last: float) -> float:
+    """Smallest radius of a tube between two places on its axis, millimetres."""
+    z = np.linspace(START, END, CELLS[0])
+    return float(folds[(z >= first) & (z <= last)].min())
+
+
+LOOKS = (0.0, 0.6, 1.2, 1.8, 2.4)  # moments of the path, seconds, that should see the lesion
+
+
+def place_lesion(
+    rng: np.random.Generator, scene: TubeScene, path: Path, style: TubeStyle, radius: float
+) -> tuple[Lesion, Path]:
+    """The best seen of some random places for a lesion, and the path with the look drawn to it."""
+    size = rng.uniform(*style.lesion_size)
+    where = np.mean([path.along(t) for t in LOOKS])
+    u = where + rng.uniform(0.7, 2.0, 24) * radius
+    v = rng.uniform(0, 2 * np.pi, 24)
+    wall = scene.wall(0.0, 0.0)
+    height = wall.height.look_up(torch.tensor(u).float(), torch.tensor(v).float())[0].numpy()
+    out = np.maximum(height - 0.8 * size, 1.0)
+    axis = np.stack([scene.axis(z) for z in u])
+    tops = np.stack([axis[:, 0] + out * np.cos(v), axis[:, 1] + out * np.sin(v), u])
+    seen = np.zeros(len(u))
+    for time in LOOKS:
+        pose = path.pose(time, scene.axis).numpy()
+        rays = tops - pose[:3, 3:]
+        reached = march(
+            wall, torch.tensor(pose[:3, 3]).float(), torch.tensor(rays).float(), far=1.0, first=0.01
+        ).numpy()
+        ahead = (rays * pose[:3, 2:3]).sum(0) / np.linalg.norm(rays, axis=0)
+        seen += (reached > 0.97) * np.clip(ahead, 0, None)
+    best = int(np.argmax(seen))
+    lesion = Lesion(
+        float(u[best]),
+        float(v[best]),
+        size,
+        rng.uniform(1.0, 1.5),
+        rng.uniform(0, np.pi),
+        int(rng.integers(2**31)),
+    )
+    interest = (float(tops[0, best]), float(tops[1, best]), float(tops[2, best]))
+    return lesion, replace(path, interest=interest, pull=rng.uniform(0.45, 0.75))
+
+
+def build_setting(seed: int, style: str, lesion: bool | None) -> Setting:
+    """Organ, scope and way that belong to a seed, in one of the styles."""
+    return build_colon(seed, lesion)
