@@ -1,0 +1,79 @@
+# Everything a contributor or a new user runs. `make` alone prints the list.
+# `demo` and `test` need only Python 3.10 to 3.12, git and make: they set up .venv by themselves.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# The first interpreter that answers, has a supported version and can make environments.
+# Another one:  make PYTHON=/path/to/python3.11 setup
+USABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+CANDIDATES := python3 python3.12 python3.11 python3.10 python
+PYTHON ?= $(shell for each in $(CANDIDATES); do \
+	if $$each -c '$(USABLE)' > /dev/null 2>&1; then echo $$each; break; fi; done)
+
+# Small networks on few cores: more threads than cores only wait for each other.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2> /dev/null || echo 2)
+export OMP_NUM_THREADS ?= $(CORES)
+# Nothing here may depend on a hub being reachable.
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
+
+TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py \
+	models/registry.py train.py process_data.py process_list.py)
+SCRIPTS := $(wildcard sample/*.sh tools/slurm/*.sh tools/slurm/*.slurm .ci/run)
+
+.PHONY: help setup format lint types test check smoke demo clean
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(INSTALLED)  ## simulate clips, train, sample and write runs/demo/report.html; no GPU needed
+	$(OFFLINE) $(RUN) -m tools.demo
+
+test: lint types  ## format, lint, types and the whole suite
+	$(OFFLINE) $(RUN) -m pytest
+
+check: lint types  ## the same without the slow tests, to run before every commit
+	$(OFFLINE) $(RUN) -m pytest -m "not slow"
+
+smoke: $(INSTALLED)  ## run the README's commands as they are printed
+	$(OFFLINE) $(RUN) -m pytest tests/test_readme.py
+
+setup: $(INSTALLED)  ## make .venv and install the requirements
+
+format: $(INSTALLED)  ## rewrite the code in the project's layout
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+lint: $(INSTALLED)  ## check layout, code and shell scripts
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	for script in $(SCRIPTS); do bash -n $$script; done
+	if command -v shellcheck > /dev/null; then shellcheck -x $(SCRIPTS); fi
+
+types: $(INSTALLED)  ## check type annotations
+	$(RUN) -m mypy $(TYPED)
+
+clean:  ## delete the environment, caches and the demo's results; other runs and data stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/demo data/demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is removed first and written last: an installation that was interrupted has none and
+# starts again from an empty environment; changed requirements only install what is new.
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(USABLE)'; then \
+		echo "error: no Python 3.10, 3.11 or 3.12 with the venv module found (tried" \
+		"$(or $(PYTHON),$(CANDIDATES))); install one, on Debian or Ubuntu with its python3-venv" \
+		"package, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; fi
+	@if [ -f $@ ]; then rm $@; else $(PYTHON) -m venv --clear $(VENV); fi
+	@echo "installing into $(VENV): several GB with PyTorch, some minutes the first time"
+	$(RUN) -m pip install --disable-pip-version-check --no-input -r requirements-dev.txt
+	@$(RUN) -c 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)' || \
+		{ echo "error: torch and torchvision in $(VENV) do not belong together; install the" \
+		"ordinary builds of one release (not the CPU-only ones) and run make again" >&2; exit 2; }
+	@touch $@
