@@ -1,0 +1,57 @@
+"""Sample previews from fixed noise, so that pictures of different steps can be compared."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from configs.schema import TrainConfig
+from models.interface import Method, VideoNoise
+from tools.training.files import naming
+from tools.training.logging import RunLog
+from tools.training.runtime import Runtime
+from tools.training.state import TrainState
+
+FOLDER = "previews"  # inside the run folder
+
+
+def preview_if_due(
+    method: Method, state: TrainState, settings: TrainConfig, runtime: Runtime, log: RunLog
+) -> None:
+    """Every train.preview_every steps and at the end, draw videos on the main process.
+
+    The first average samples. The other processes wait. The global random numbers that this
+    uses up do not matter, for every training step sets them anew.
+    """
+    last = state.step == settings.steps
+    if not settings.preview_every or (state.step % settings.preview_every and not last):
+        return
+    log.pause()
+    if runtime.is_main:
+        path = log.folder / FOLDER / f"step_{state.step:08d}.png"
+        strip = contact_strip(draw_previews(method, state, settings.preview_count, runtime))
+        with naming(path):
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(strip.permute(1, 2, 0).numpy()).save(path)
+            log.add_preview(state.step, strip)
+    runtime.barrier()
+    log.resume()
+
+
+def draw_previews(method: Method, state: TrainState, count: int, runtime: Runtime) -> Tensor:
+    """(count, F, 3, H, W) in [-1, 1] from the first average, video k from seed k."""
+    noise = VideoNoise(range(count), runtime.device)
+    with torch.no_grad(), runtime.autocast():
+        return method.sample(state.averages[0].networks, noise, method.Sampling())
+
+
+def contact_strip(videos: Tensor) -> Tensor:
+    """One video per row, its frames from left to right.
+
+    Input:   (B, F, 3, H, W) in [-1, 1]; what is not a number becomes black
+    Output:  (3, B * H, F * W) uint8 on the CPU
+    """
+    pixels = videos.float().nan_to_num(-1).clamp(-1, 1).add(1).mul(127.5).round()
+    rows = pixels.to(torch.uint8).cpu().permute(2, 0, 3, 1, 4)  # (3, B, H, F, W)
+    return rows.flatten(3, 4).flatten(1, 2)

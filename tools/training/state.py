@@ -1,0 +1,228 @@
+"""Everything that training changes: networks, averages, optimizers and the step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from configs.schema import TrainConfig
+from models.interface import Batch, Loss, Method, Phase
+from tools.training.ema import Ema
+from tools.training.rates import base_rates, set_rates, warmup_factor
+from tools.training.runtime import Runtime
+
+
+class TrainState:
+    """The networks in training and how one optimizer step is taken.
+
+    networks    plain, as methods and checkpoints know them
+    parallel    the same objects wrapped for several processes, where there are several
+    averages    one per decay of train.ema_decays
+    step        training steps done
+    """
+
+    def __init__(self, method: Method, settings: TrainConfig, runtime: Runtime) -> None:
+        self.settings = settings
+        self.runtime = runtime
+        self.step = 0
+        self.networks: dict[str, nn.Module] = {
+            name: network.to(runtime.device).train()
+            for name, network in method.build_networks().items()
+        }
+        self.trainable = {
+            name: [p for p in network.parameters() if p.requires_grad]
+            for name, network in self.networks.items()
+        }
+        self.optimizers = {
+            name: method.build_optimizer(network, settings)
+            for name, network in self.networks.items()
+        }
+        self.rates = {name: base_rates(optimizer) for name, optimizer in self.optimizers.items()}
+        self.averages = [
+            Ema(self.networks, decay, warmup=settings.ema_warmup) for decay in settings.ema_decays
+        ]
+        if settings.compile:
+            for network in self.networks.values():
+                network.compile()  # in place: parameters keep their names
+        self.parallel = {name: self._wrap(network) for name, network in self.networks.items()}
+
+    def take(self, phase: Phase, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """One optimizer step of one network, from the mean gradient of the batches.
+
+        Output:  detached scalars to log: the loss and its parts, the gradient norm before clipping
+        Raises:  FloatingPointError, before any weight has changed, when the norm is not finite
+        """
+        optimizer = self.optimizers[phase.network]
+        self._freeze_all_but(phase.network)
+        optimizer.zero_grad(set_to_none=True)
+        measured: dict[str, Tensor] = {}
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            with self._exchange_gradients(phase.network, now=last):
+                loss = self._loss(phase, batch)
+                (loss.total / len(batches)).backward()
+            for name, part in _named_parts(phase, loss).items():
+                share = part.float() / len(batches)
+                measured[name] = measured[name] + share if name in measured else share
+        norm = self._clip(phase, batches)
+        factor = warmup_factor(self.step, self.settings.warmup_steps)
+        set_rates(optimizer, self.rates[phase.network], factor)
+        optimizer.step()
+        return {**measured, f"gradient_norm/{phase.network}": norm}
+
+    def end_step(self) -> None:
+        """Let the averages follow, and count the step."""
+        for average in self.averages:
+            average.update(self.networks, self.step)
+        self.step += 1
+
+    def learning_rates(self) -> dict[str, float]:
+        """The rate of each network's first parameter group in its latest step."""
+        return {
+            name: float(optimizer.param_groups[0]["lr"])
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over weights by network and parameter name; the averages start from them too."""
+        load_networks(self.networks, weights)
+        for average in self.averages:
+            average.reset(self.networks)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors from which `load` goes on exactly."""
+        return {
+            "step": self.step,
+            "networks": {name: dict(net.state_dict()) for name, net in self.networks.items()},
+            "ema": [average.state() for average in self.averages],
+            "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`. Settings of the optimizers are those of now, not the saved ones.
+
+        Raises ValueError when networks, shapes or averages do not match.
+        """
+        load_networks(self.networks, state["networks"])
+        for average, saved in zip(self.averages, state["ema"], strict=True):
+            load_networks(average.networks, saved)
+        for name, optimizer in self.optimizers.items():
+            groups = optimizer.state_dict()["param_groups"]
+            moments = _detached_from_file(state["optimizers"][name]["state"])
+            optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step = int(state["step"])
+
+    def _loss(self, phase: Phase, batch: Batch) -> Loss:
+        # Only the moving network is wrapped: the others are frozen here, and a wrapped network
+        # that receives no gradients makes the next step fail.
+        view = {**self.networks, phase.network: self.parallel[phase.network]}
+        with self.runtime.autocast():
+            return phase.loss(view, batch)
+
+    def _clip(self, phase: Phase, batches: Sequence[Batch]) -> Tensor:
+        settings = self.settings
+        gradients = [p.grad for p in self.trainable[phase.network] if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"step {self.step}: the gradient norm of {phase.network!r} is {norm.item()} in "
+                f"phase {_phase_name(phase)!r} (loss and inputs: {self._diagnose(phase, batches)});"
+                f" lower train.learning_rate or set train.precision=fp32, then run the same "
+                f"command again: it goes on from the last checkpoint"
+            )
+        if settings.clip_norm and self.step >= settings.clip_from_step:
+            nn.utils.clip_grads_with_norm_(self.trainable[phase.network], settings.clip_norm, norm)
+        return norm.detach()
+
+    def _diagnose(self, phase: Phase, batches: Sequence[Batch]) -> str:
+        finite = all(bool(torch.isfinite(batch.frames).all()) for batch in batches)
+        return "the inputs are finite" if finite else "the inputs are NOT finite, check the data"
+
+    def _freeze_all_but(self, moving: str) -> None:
+        if len(self.networks) == 1:
+            return
+        for name, parameters in self.trainable.items():
+            for parameter in parameters:
+                parameter.requires_grad_(name == moving)
+
+    def _exchange_gradients(
+        self, name: str, *, now: bool
+    ) -> contextlib.AbstractContextManager[Any]:
+        network = self.parallel[name]
+        if now or not isinstance(network, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return network.no_sync()
+
+    def _wrap(self, network: nn.Module) -> nn.Module:
+        if not self.runtime.is_distributed:
+            return network
+        index = self.runtime.device.index
+        return DistributedDataParallel(
+            network,
+            device_ids=None if index is None else [index],
+            # A phase may call its network several times before it goes backward; copying buffers
+            # in between would change what the first call remembered.
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+
+def load_networks(
+    networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Copy weights into networks, strictly: the same networks, names and shapes.
+
+    Raises ValueError in one line that names what differs.
+    """
+    if networks.keys() != weights.keys():
+        raise ValueError(
+            f"the weights are of the networks {sorted(weights)}, wanted are {sorted(networks)}"
+        )
+    for name, network in networks.items():
+        difference = _difference(network.state_dict(), weights[name])
+        if difference:
+            raise ValueError(f"network {name!r} differs: {difference}")
+        network.load_state_dict(dict(weights[name]), strict=True)
+
+
+def _difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    missing = [key for key in wanted if key not in given]
+    unknown = [key for key in given if key not in wanted]
+    shapes = [
+        f"{key} is {tuple(given[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in given and given[key].shape != tensor.shape
+    ]
+    found = [
+        *[f"{_few(missing)} missing" for _ in missing[:1]],
+        *[f"{_few(unknown)} unknown" for _ in unknown[:1]],
+        *[_few(shapes) for _ in shapes[:1]],
+    ]
+    return "; ".join(found)
+
+
+def _few(names: Sequence[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _named_parts(phase: Phase, loss: Loss) -> dict[str, Tensor]:
+    return {f"loss/{phase.network}": loss.total.detach(), **loss.parts}
+
+
+def _phase_name(phase: Phase) -> str:
+    return getattr(phase.loss, "__name__", type(phase.loss).__name__)
+
+
+def _detached_from_file(value: Any) -> Any:
+    """The same nested values with tensors of their own, for those read may lie in a mapped file."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _detached_from_file(item) for key, item in value.items()}
+    return value

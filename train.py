@@ -1,0 +1,127 @@
+"""Train one video generator.
+
+On one device:   python train.py --config configs/demo/toy.yaml
+On four GPUs:    torchrun --standalone --nproc_per_node=4 train.py --config configs/col/endora.yaml
+To go on after a stop, run the same command again: the newest checkpoint of `output` is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from datasets.sampling import endless_batches
+
+from configs.errors import run_command
+from configs.load import load_run, to_yaml
+from configs.schema import RunConfig
+from models.interface import Batch
+from models.registry import build_method, method_config
+from tools.training.checkpoints import Checkpoints
+from tools.training.logging import RunLog
+from tools.training.previews import preview_if_due
+from tools.training.randomness import reseed
+from tools.training.runtime import start_runtime
+from tools.training.state import TrainState
+from tools.training.stopping import StopRequest
+from tools.training.weights import check_same_method, read_weights
+
+logger = logging.getLogger("train")
+
+
+def train(config: RunConfig) -> int:
+    """Train until train.steps are done or somebody asks to stop; the exit status."""
+    settings = config.train
+    with (
+        start_runtime(settings.precision) as runtime,
+        RunLog(config, runtime) as log,
+        StopRequest(runtime) as stop,
+    ):
+        reseed(settings.seed, 0, 0)  # the same new networks on every process
+        method = build_method(config).to(runtime.device)
+        state = TrainState(method, settings, runtime)
+        checkpoints = Checkpoints(config, runtime)
+        if not checkpoints.load_latest(state):
+            load_initial_weights(state, config)
+        log.begin(state.step)
+        batches = endless_batches(
+            config.data,
+            config.clip,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            first_step=state.step,
+            accumulation=settings.accumulation,
+        )
+
+        while state.step < settings.steps and not stop.agreed():
+            stop.share()
+            rounds = [
+                Batch(**next(batches)).to(runtime.device) for _ in range(settings.accumulation)
+            ]
+            # After the data, for a loader may use up random numbers when it starts.
+            reseed(settings.seed, runtime.rank, state.step)
+            for phase in method.phases(state.step):
+                log.add(state.take(phase, rounds))
+            state.end_step()
+            log.write_if_due(state.step, state.learning_rates())
+            preview_if_due(method, state, settings, runtime, log)
+            checkpoints.save_if_due(state)
+
+        checkpoints.save(state)
+        finished = state.step >= settings.steps
+        if finished:
+            logger.info("done: %d steps, see %s", state.step, config.output)
+            return 0
+        logger.info("stopped at step %d as asked; run the same command to go on", state.step)
+        return stop.exit_status
+
+
+def load_initial_weights(state: TrainState, config: RunConfig) -> None:
+    """Let a new run start from train.initial_weights, if there are any."""
+    if config.train.initial_weights is None:
+        return
+    path = Path(config.train.initial_weights)
+    weights = read_weights(path)
+    check_same_method(weights, config, path)
+    try:
+        state.start_from(weights.networks)
+    except ValueError as error:
+        raise ValueError(f"train.initial_weights: {path}: {error}") from None
+    logger.info("starting from the weights of step %d in %s", weights.step, path)
+
+
+def describe(config: RunConfig) -> str:
+    """The complete settings and the sizes of the networks, without making them."""
+    with torch.device("meta"):
+        networks = build_method(config).build_networks()
+    sizes = [
+        f"# {name}: {sum(p.numel() for p in network.parameters()):,} parameters"
+        for name, network in networks.items()
+    ]
+    return "\n".join([to_yaml(config).rstrip(), *sizes])
+
+
+def main() -> int:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the complete settings and stop"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in train.steps=100")
+    arguments = parser.parse_intermixed_args()
+    config = load_run(arguments.config, arguments.overrides, method_config)
+    if arguments.dry_run:
+        print(describe(config))
+        return 0
+    return train(config)
+
+
+if __name__ == "__main__":
+    run_command(main)
