@@ -1,0 +1,39 @@
+"""Which codec a run uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.codecs.interface import Codec
+
+
+@dataclass
+class CodecConfig:
+    """Settings of the step between pixels and latents."""
+
+    name: Literal["autoencoder", "tiny", "pixels"] = "autoencoder"
+    weights: str | None = "stabilityai/sd-vae-ft-mse"  # hub name, folder or file; pixels: none
+    stride: int = 8  # side of a cell in pixels; read only by the codec `pixels`
+
+
+def build_codec(config: CodecConfig) -> Codec:
+    """The frozen codec, in evaluation mode. Raises ValueError or FileNotFoundError."""
+    codec = _build(config)
+    return codec.eval().requires_grad_(False)
+
+
+def _build(config: CodecConfig) -> Codec:
+    if config.name == "pixels":
+        from models.codecs.pixels import PixelCodec
+
+        return PixelCodec(config.stride)
+    if config.weights is None:
+        raise ValueError(f"method.codec.weights: the codec {config.name!r} needs weights")
+    if config.name == "tiny":
+        from models.codecs.tiny import TinyCodec
+
+        return TinyCodec(config.weights)
+    from models.codecs.autoencoder import DiffusersCodec
+
+    return DiffusersCodec(config.weights)

@@ -1,0 +1,117 @@
+"""Small convolutional autoencoders from a file: TAESD's family, or one trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.backbones.tiny_autoencoder import TinyAutoencoder
+from models.codecs.interface import Codec
+
+State = Mapping[str, Tensor]
+
+
+class TinyCodec(Codec):
+    """A `TinyAutoencoder` whose sizes are read from its weights.
+
+    Input:   `weights` is a .safetensors export of the method `autoencoder`, or the common start
+             of a pair of files, such as `taef2` for taef2_encoder.pth and taef2_decoder.pth
+             (also .safetensors)
+    Raises:  FileNotFoundError or ValueError, naming the file
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        encoder, decoder, statistics = _read(Path(weights))
+        try:
+            self.autoencoder = autoencoder_like(encoder, decoder)
+            self.autoencoder.encoder.load_state_dict(encoder)
+            self.autoencoder.decoder.load_state_dict(decoder)
+        except (RuntimeError, KeyError, IndexError) as error:
+            raise ValueError(f"{weights}: not a tiny autoencoder: {error}") from None
+        self.stride, self.channels = self.autoencoder.stride, self.autoencoder.channels
+        zeros, ones = torch.zeros(self.channels), torch.ones(self.channels)
+        self.register_buffer("mean", statistics.get("mean", zeros).float()[:, None, None])
+        self.register_buffer("deviation", statistics.get("deviation", ones).float()[:, None, None])
+        self.float()
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        return (self.autoencoder.encode(images) - self.mean) / self.deviation
+
+    def decode_images(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents * self.deviation + self.mean)
+
+
+def autoencoder_like(encoder: State, decoder: State) -> TinyAutoencoder:
+    """An untrained network with the sizes that the weights of both halves tell."""
+    layers = _layers(decoder)
+    return TinyAutoencoder(
+        channels=decoder["1.weight"].shape[1],
+        width=decoder["1.weight"].shape[0],
+        encoder_blocks=_blocks_by_level(_layers(encoder)),
+        decoder_blocks=_blocks_by_level(layers),
+        pooled=any("pool.0.weight" in parts for parts in layers.values()),
+    )
+
+
+def _blocks_by_level(layers: dict[int, set[str]]) -> list[int]:
+    """Residual blocks between the convolutions without bias, which change the resolution."""
+    counts = [0]
+    for parts in layers.values():
+        if parts == {"weight"}:
+            counts.append(0)
+        elif "conv.0.weight" in parts:
+            counts[-1] += 1
+    return counts
+
+
+def _layers(state: State) -> dict[int, set[str]]:
+    layers: dict[int, set[str]] = {}
+    for key in state:
+        index, _, part = key.partition(".")
+        if not index.isdigit():
+            raise ValueError(f"unexpected weight {key!r}")
+        layers.setdefault(int(index), set()).add(part)
+    return dict(sorted(layers.items()))
+
+
+def _read(path: Path) -> tuple[State, State, State]:
+    if path.suffix == ".safetensors" and path.is_file():
+        state = _load(path)
+        halves = [
+            _without_prefix(state, f"autoencoder/autoencoder.{half}.")
+            for half in ("encoder", "decoder")
+        ]
+        return halves[0], halves[1], _without_prefix(state, "autoencoder/")
+    return _load(_half(path, "encoder")), _load(_half(path, "decoder")), {}
+
+
+def _half(path: Path, half: str) -> Path:
+    candidates = [path.with_name(f"{path.name}_{half}{end}") for end in (".safetensors", ".pth")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"method.codec.weights: found neither {path} nor {candidates[-1]}; give a .safetensors "
+        f"file, or the start of a pair NAME_encoder.pth, NAME_decoder.pth"
+    )
+
+
+def _load(path: Path) -> State:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - the readers raise many kinds for a broken file
+        raise ValueError(f"{path}: not a readable weight file ({type(error).__name__})") from None
+
+
+def _without_prefix(state: State, prefix: str) -> State:
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,232 @@
+"""Endora (MICCAI 2024, arXiv 2403.11050): latent video diffusion guided by an image prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import MethodConfig, SamplingConfig, require
+from configs.shapes import VideoShape
+from diffusion.objective import denoising_terms
+from diffusion.samplers import SAMPLERS, SamplerName
+from diffusion.schedule import NoiseSchedule
+from diffusion.spacing import fractional_timesteps, integer_timesteps
+from models.backbones.video_transformer import VideoTransformer
+from models.codecs.build import CodecConfig, build_codec
+from models.interface import Batch, Loss, Method, Networks, Phase, Progress, VideoNoise
+from models.priors.alignment import GUIDANCE, Grid
+from models.priors.features import PriorConfig, PriorFeatures
+
+# depth, width, heads (DiT, table 1)
+SIZES = {
+    "XL": (28, 1152, 16),
+    "L": (24, 1024, 16),
+    "B": (12, 768, 12),
+    "S": (12, 384, 6),
+}
+
+
+@dataclass
+class TransformerConfig:
+    """Sizes of the denoiser. `depth`, `width` and `heads` replace those of the preset."""
+
+    size: Literal["S", "B", "L", "XL"] = "XL"
+    patch: int = 2  # side of a token in latent cells: 2, 4 or 8 in the presets' papers
+    depth: int | None = None  # blocks, spatial and temporal counted alike
+    width: int | None = None  # channels of a token
+    heads: int | None = None  # of the attention
+    interlaced: bool = True  # alternate spatial and temporal blocks; false: all spatial first
+    classes: int = 0  # class labels; 0 is an unconditional model
+    class_dropout: float = 0.1  # probability that training hides the label
+    checkpointing: bool = False  # recompute activations: less memory, about a third more time
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """(depth, width, heads) after the preset."""
+        depth, width, heads = SIZES[self.size]
+        return self.depth or depth, self.width or width, self.heads or heads
+
+
+@dataclass
+class EndoraConfig(MethodConfig):
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    timesteps: int = 1000  # noise levels in training
+
+    def __post_init__(self) -> None:
+        require(self.timesteps >= 2, f"method.timesteps: at least 2, got {self.timesteps}")
+        pairs = self.transformer.sizes[0] // 2
+        if self.prior.weight:
+            require(
+                all(0 <= pair < pairs for pair in self.prior.pairs),
+                f"method.prior.pairs: this transformer has pairs 0..{pairs - 1}, "
+                f"got {self.prior.pairs}",
+            )
+
+
+@dataclass
+class EndoraSampling(SamplingConfig):
+    sampler: SamplerName = "ddpm"
+    steps: int = 250
+    spacing: Literal["auto", "fractional", "integer"] = "auto"  # auto: integer for ddim if it fits
+    guidance: float = 1.0  # classifier-free guidance scale; 1 is none
+    label: int | None = None  # class of every video; none draws without a label
+
+
+class DenoiserOutput(NamedTuple):
+    """prediction (B, F + I, 2C, h, w); guidance loss () or none."""
+
+    prediction: Tensor
+    guidance: Tensor | None
+
+
+class GuidedDenoiser(nn.Module):
+    """The video transformer with the head that compares its features to a prior's."""
+
+    def __init__(
+        self, latents: VideoShape, config: EndoraConfig, grids: Sequence[Grid] = ()
+    ) -> None:
+        super().__init__()
+        depth, width, heads = config.transformer.sizes
+        self.transformer = VideoTransformer(
+            latents,
+            width=width,
+            depth=depth,
+            heads=heads,
+            patch=config.transformer.patch,
+            interlaced=config.transformer.interlaced,
+            classes=config.transformer.classes,
+            class_dropout=config.transformer.class_dropout,
+            checkpointing=config.transformer.checkpointing,
+        )
+        self.pairs = list(config.prior.pairs) if config.prior.weight else []
+        if self.pairs:
+            self.guide = GUIDANCE[config.prior.loss](config.prior, self.transformer.tokens, grids)
+
+    def forward(
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        labels: Tensor | None = None,
+        prior: Sequence[Tensor] | None = None,
+    ) -> DenoiserOutput:
+        """Inputs: noisy (B, F + I, C, h, w), timestep (B,), labels (B,); prior maps, one
+        (B, F + I, E, h, w) per layer, are given in training only."""
+        pairs = self.pairs if prior is not None else []
+        prediction, features = self.transformer(noisy, timestep, labels, pairs)
+        guidance = self.guide(features, prior) if prior is not None else None
+        return DenoiserOutput(prediction, guidance)
+
+
+class Endora(Method):
+    Config = EndoraConfig
+    Sampling = EndoraSampling
+    config: EndoraConfig
+
+    def __init__(self, config: MethodConfig, shape: VideoShape) -> None:
+        super().__init__(config, shape)
+        self.codec = build_codec(self.config.codec)
+        self.prior = PriorFeatures(self.config.prior, shape.height) if self.guided else None
+        self.schedule = NoiseSchedule.linear(self.config.timesteps)
+        self.latents = shape.downscale(self.codec.stride, self.codec.channels)
+        self.latents.downscale(self.config.transformer.patch, 1)  # must divide
+
+    @property
+    def guided(self) -> bool:
+        """Whether a prior guides the training."""
+        return self.config.prior.weight > 0
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        grids = self.prior.grids if self.prior else ()
+        return {"denoiser": GuidedDenoiser(self.latents, self.config, grids)}
+
+    def frozen_networks(self) -> dict[str, nn.Module]:
+        return {"codec": self.codec} | ({"prior": self.prior} if self.prior else {})
+
+    def phases(self, step: int) -> Sequence[Phase]:
+        over = 0 < self.config.prior.until_step <= step
+        weight = 0.0 if over else self.config.prior.weight
+        return [Phase("denoiser", lambda networks, batch: self.loss(networks, batch, weight))]
+
+    def loss(self, networks: Networks, batch: Batch, prior_weight: float) -> Loss:
+        """Predict the noise in the latents, and keep the features close to the prior's."""
+        latents = self.codec.encode(batch.frames)  # (B, F + I, C, h, w)
+        prior = self.prior(batch.frames) if self.prior else None
+        level = self.schedule.draw_levels(len(latents), latents.device)
+        noise = torch.randn_like(latents)
+        noisy = self.schedule.add_noise(latents, noise, level)
+
+        output = networks["denoiser"](noisy, level, batch.labels, prior)
+        terms = denoising_terms(self.schedule, output.prediction, latents, noise, level)
+        mse, vb = terms.mse.mean(), terms.vb.mean()
+        parts = {"mse": mse.detach(), "vb": vb.detach()}
+        total = mse + vb
+        if output.guidance is not None:
+            # A weight of 0 after `until_step` still reaches every parameter of the head.
+            total = total + prior_weight * output.guidance
+            parts["prior"] = output.guidance.detach()
+        return Loss(total, parts)
+
+    def sample(
+        self,
+        networks: Networks,
+        noise: VideoNoise,
+        settings: SamplingConfig,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        assert isinstance(settings, EndoraSampling)
+        shape = self.latents.batch(1)[1:]
+        schedule = self.schedule.respaced(visited_timesteps(settings, len(self.schedule)))
+        latents = SAMPLERS[settings.sampler](
+            schedule,
+            self.guided_denoise(networks["denoiser"], settings),
+            noise.draw(*shape),
+            lambda: noise.draw(*shape),
+            progress or (lambda done, total: None),
+        )
+        return self.codec.decode(latents)
+
+    def guided_denoise(self, denoiser: nn.Module, settings: EndoraSampling):  # type: ignore[no-untyped-def]
+        """The denoiser as a function of (noisy, timestep), with classifier-free guidance:
+        unconditional + scale * (conditional - unconditional), on the noise channels only."""
+        classes, label = self.config.transformer.classes, settings.label
+        if label is None:
+            require(
+                settings.guidance == 1,
+                "sampling.guidance: guidance needs a class; give sampling.label",
+            )
+            return lambda noisy, timestep: denoiser(noisy, timestep).prediction
+        require(
+            0 <= label < classes,
+            f"sampling.label: this model knows {classes} classes, got label {label}",
+        )
+
+        def denoise(noisy: Tensor, timestep: Tensor) -> Tensor:
+            labels = torch.full_like(timestep, label)
+            if settings.guidance == 1:
+                return denoiser(noisy, timestep, labels).prediction
+            both = torch.cat([labels, torch.full_like(labels, classes)])
+            prediction = denoiser(noisy.repeat(2, 1, 1, 1, 1), timestep.repeat(2), both).prediction
+            conditional, unconditional = prediction.chunk(2)
+            predicted, variance = conditional.chunk(2, dim=2)
+            base = unconditional.chunk(2, dim=2)[0]
+            return torch.cat([base + settings.guidance * (predicted - base), variance], dim=2)
+
+        return denoise
+
+
+def visited_timesteps(settings: EndoraSampling, total: int) -> list[int]:
+    """The training timesteps that the sampler visits, ascending."""
+    fits = total % settings.steps == 0 if settings.steps > 0 else False
+    integer = settings.spacing == "integer" or (
+        settings.spacing == "auto" and settings.sampler == "ddim" and fits
+    )
+    return (integer_timesteps if integer else fractional_timesteps)(total, settings.steps)
+
+
+METHOD = Endora
