@@ -20,6 +20,7 @@ from configs.schema import RunConfig
 from models.interface import Batch
 from models.registry import build_method, method_config
 from tools.training.checkpoints import Checkpoints
+from tools.training.lock import only_process
 from tools.training.logging import RunLog
 from tools.training.previews import preview_if_due
 from tools.training.randomness import reseed
@@ -36,6 +37,7 @@ def train(config: RunConfig) -> int:
     settings = config.train
     with (
         start_runtime(settings.precision) as runtime,
+        only_process(Path(config.output), runtime),
         RunLog(config, runtime) as log,
         StopRequest(runtime) as stop,
     ):
@@ -59,9 +61,9 @@ def train(config: RunConfig) -> int:
 
         while state.step < settings.steps and not stop.agreed():
             stop.share()
-            rounds = [
-                Batch(**next(batches)).to(runtime.device) for _ in range(settings.accumulation)
-            ]
+            with stop.shielded():
+                rounds = [Batch(**next(batches)) for _ in range(settings.accumulation)]
+            rounds = [batch.to(runtime.device) for batch in rounds]
             # After the data, for a loader may use up random numbers when it starts.
             reseed(settings.seed, runtime.rank, state.step)
             for phase in method.phases(state.step):

@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -79,6 +79,8 @@ class Checkpoints:
             ) from None
         self._saved_step = state.step
         logger.info("going on from %s", files[newest])
+        if self.config.train.initial_weights:
+            logger.info("train.initial_weights is left aside, for this run has begun already")
         return True
 
     def save_if_due(self, state: TrainState) -> None:
@@ -103,7 +105,7 @@ class Checkpoints:
             }
             path = self.folder / f"step_{state.step:08d}.pt"
             with whole_file(path) as file:
-                torch.save(content, file)
+                torch.save(content, cast(IO[bytes], file))
             logger.info("saved %s", path)
             self._remove_old()
 

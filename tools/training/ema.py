@@ -37,8 +37,9 @@ class Ema:
         """Follow the networks once, after training step `step`."""
         weight = 1 - self.decay_at(step)
         for name, average in self.networks.items():
-            targets = list(average.parameters())
-            torch._foreach_lerp_(targets, list(networks[name].parameters()), weight)
+            targets: list[Tensor] = list(average.parameters())
+            sources: list[Tensor] = list(networks[name].parameters())
+            torch._foreach_lerp_(targets, sources, weight)
             _copy_buffers(average, networks[name])
 
     @torch.no_grad()
@@ -53,7 +54,7 @@ class Ema:
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Weights by network and parameter name."""
-        return {name: network.state_dict() for name, network in self.networks.items()}
+        return {name: dict(network.state_dict()) for name, network in self.networks.items()}
 
 
 def _copy_buffers(target: nn.Module, source: nn.Module) -> None:

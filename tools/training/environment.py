@@ -19,13 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that may shape a result."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    installed = {name: _version(name) for name in PACKAGES}
+    versions = {name: version for name, version in installed.items() if version}
+    return {"python": platform.python_version(), **versions}
 
 
 def describe_environment(runtime: Runtime) -> dict[str, Any]:
@@ -43,6 +39,13 @@ def describe_environment(runtime: Runtime) -> dict[str, Any]:
         "bf16": runtime.bf16,
         "threads": torch.get_num_threads(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from configs.errors import USER_ERRORS, one_line
 from configs.load import to_yaml
 from configs.schema import RunConfig
 from tools.training.environment import describe_environment
@@ -60,8 +61,10 @@ class RunLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None and self.runtime.is_main and not isinstance(error, OSError):
-            logger.error("stopped by an error: %s", " ".join(str(error).split()))
+        if isinstance(error, Exception) and not isinstance(error, OSError):  # the disk may be full
+            bug = not isinstance(error, USER_ERRORS)
+            only_file = {"only_file": True}  # the command itself tells the terminal
+            logger.error("stopped: %s", one_line(error), exc_info=bug, extra=only_file)
         if self._board is not None:
             self._board.close()
         self._console.close()
@@ -222,7 +225,7 @@ class Console:
             short = {k: f"{v:.3g}" for k, v in values.items() if k.count("/") == 0}
             self._bar.set_postfix(short, refresh=False)
         text = f"{title}  {numbers}  remaining {duration(remaining)}"
-        logger.info("%s", text, extra={"in_bar": self._bar is not None})
+        logger.info("%s", text, extra={"only_file": self._bar is not None})
 
     def show(self, text: str) -> None:
         """Write a line to standard error, above the bar."""
@@ -239,7 +242,7 @@ class _ConsoleHandler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not getattr(record, "in_bar", False):
+        if not getattr(record, "only_file", False):
             self.console.show(self.format(record))
 
 

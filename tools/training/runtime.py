@@ -89,6 +89,7 @@ def start_runtime(precision: Precision = "auto") -> Iterator[Runtime]:
     # Not after an error: the others may be inside a collective, and leaving it would wait for
     # them, while the launcher ends them as soon as this process has failed.
     if launched:
+        dist.barrier()  # the main process may still be writing
         dist.destroy_process_group()
 
 

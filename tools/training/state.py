@@ -130,18 +130,13 @@ class TrainState:
         norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"step {self.step}: the gradient norm of {phase.network!r} is {norm.item()} in "
-                f"phase {_phase_name(phase)!r} (loss and inputs: {self._diagnose(phase, batches)});"
-                f" lower train.learning_rate or set train.precision=fp32, then run the same "
-                f"command again: it goes on from the last checkpoint"
+                f"step {self.step}: the gradient norm of {phase.network!r}{_loss_name(phase)} is "
+                f"{norm.item()}; {_cause(batches)}, then run the same command again: it goes on "
+                f"from the last checkpoint"
             )
         if settings.clip_norm and self.step >= settings.clip_from_step:
             nn.utils.clip_grads_with_norm_(self.trainable[phase.network], settings.clip_norm, norm)
         return norm.detach()
-
-    def _diagnose(self, phase: Phase, batches: Sequence[Batch]) -> str:
-        finite = all(bool(torch.isfinite(batch.frames).all()) for batch in batches)
-        return "the inputs are finite" if finite else "the inputs are NOT finite, check the data"
 
     def _freeze_all_but(self, moving: str) -> None:
         if len(self.networks) == 1:
@@ -215,8 +210,15 @@ def _named_parts(phase: Phase, loss: Loss) -> dict[str, Tensor]:
     return {f"loss/{phase.network}": loss.total.detach(), **loss.parts}
 
 
-def _phase_name(phase: Phase) -> str:
-    return getattr(phase.loss, "__name__", type(phase.loss).__name__)
+def _loss_name(phase: Phase) -> str:
+    name = getattr(phase.loss, "__name__", "<lambda>")
+    return "" if name.startswith("<") else f" in phase {name!r}"
+
+
+def _cause(batches: Sequence[Batch]) -> str:
+    if all(bool(torch.isfinite(batch.frames).all()) for batch in batches):
+        return "lower train.learning_rate or train.clip_norm, or set train.precision=fp32"
+    return "the data hold values that are no numbers: check the files of data.folder"
 
 
 def _detached_from_file(value: Any) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,19 +16,20 @@ from torch import Tensor
 from tools.training.runtime import Runtime
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+ECHO_SECONDS = 3.0  # a launcher repeats the signal that its processes have had already
 
 
 class StopRequest:
     """Notices signals, and lets all processes stop after the same step.
 
     `with StopRequest(runtime) as stop:` and then in every step `stop.share()` at its start and
-    `stop.agreed()` at its end. A second signal has its usual effect, so that a run that hangs
-    can still be ended.
+    `stop.agreed()` at its end. A second Ctrl-C ends the process at once.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.signal_number = 0  # 0: nobody has asked
+        self._noticed_at = 0.0
         self._shared: Tensor | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -51,10 +55,25 @@ class StopRequest:
 
     def agreed(self) -> bool:
         """Whether to stop now; the same on every process."""
-        if self._shared is not None:
-            self.signal_number = max(self.signal_number, int(self._shared))
-            return bool(int(self._shared))
+        if self.runtime.is_distributed:
+            # What only this process knows has to wait for the next step.
+            shared = 0 if self._shared is None else int(self._shared)
+            self.signal_number = max(self.signal_number, shared)
+            return bool(shared)
         return bool(self.signal_number)
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Let child processes started inside ignore SIGTERM; this process has it delivered after.
+
+        A scheduler signals every process of a job. Data workers that end at once would take the
+        step that is to be finished with them; they end by themselves when this process does.
+        """
+        earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
     @property
     def exit_status(self) -> int:
@@ -62,6 +81,8 @@ class StopRequest:
         return 130 if self.signal_number == signal.SIGINT else 0
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
-        for known, handler in self._previous.items():
-            signal.signal(known, handler)
+        now = time.monotonic()
+        if not self.signal_number:
+            self.signal_number, self._noticed_at = number, now
+        elif number == signal.SIGINT and now - self._noticed_at > ECHO_SECONDS:
+            raise KeyboardInterrupt
