@@ -1,0 +1,1 @@
+"""Commands that use a checkpoint: generate videos and write them to files."""

@@ -1,0 +1,200 @@
+"""Generate numbered videos from a checkpoint; the part that one device and many share.
+
+Video k is made from its own seed and written as soon as it is finished, so a job that was
+stopped goes on with the videos that are missing, on any number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from configs.load import load_sampling, merge_sources
+from configs.schema import SampleConfig
+from models.interface import Method, Networks, Progress, VideoNoise
+from models.registry import method_class
+from sample.progress import VideoProgress
+from sample.record import (
+    Source,
+    check_record,
+    content_hash,
+    made_by,
+    missing_videos,
+    video_name,
+    write_record,
+)
+from sample.writers import (
+    Frames,
+    read_sample,
+    remove_unfinished,
+    sample_path,
+    to_frames,
+    write_contact_sheet,
+    write_sample,
+)
+from tools.training.runtime import Runtime, start_runtime
+from tools.training.weights import Weights, load_for_sampling, read_weights
+
+Made = TypeVar("Made")
+
+SHEET_NAME = "contact_sheet.png"
+SHEET_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which videos to make from which weights, and where they go."""
+
+    config: SampleConfig
+    folder: Path
+    source: Source
+
+
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """The command line of both sampling commands."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings, such as configs/col/sample.yaml"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="a run folder, a .pt checkpoint or exported weights"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings, such as count=16 seed=0 formats=[mp4,png] sampling.steps=50",
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the whole job, or this process's share of it where a launcher started several."""
+    job = read_job(arguments.config, arguments.checkpoint, arguments.overrides)
+    with start_runtime(job.config.precision) as runtime:
+        missing = _from_main(runtime, lambda: prepare(job, runtime))
+        make_videos(job, runtime, missing[runtime.rank :: runtime.world_size])
+        runtime.barrier()
+        if runtime.is_main:
+            sheet = finish(job, runtime)
+            print(f"{job.config.count} videos in {job.folder} ({len(missing)} of them made now)")
+            print(f"contact sheet: {sheet}")
+    return 0
+
+
+def read_job(path: Path | None, checkpoint: str | None, overrides: Sequence[str]) -> Job:
+    """The checked settings. The checkpoint decides which `sampling.*` choices there are.
+
+    Raises:  FileNotFoundError, or ValueError in one line naming the setting or the file
+    """
+    given = [*overrides, *([f"checkpoint={checkpoint}"] if checkpoint is not None else [])]
+    merged = merge_sources(path, given)
+    named, ema = merged.get("checkpoint"), merged.get("ema", SampleConfig.ema)
+    if not isinstance(named, str):
+        raise ValueError("checkpoint: say what to sample from, with --checkpoint PATH")
+    weights = read_weights(Path(named), ema if isinstance(ema, int) else SampleConfig.ema)
+    config = load_sampling(path, given, method_class(weights.method_name).Sampling())
+    folder = Path(config.output) if config.output else default_folder(Path(named), weights)
+    source = Source(weights.method_name, weights.step, content_hash(weights.networks))
+    return Job(config, folder, source)
+
+
+def default_folder(checkpoint: Path, weights: Weights) -> Path:
+    """`samples/step_N` in the run folder, or beside exported weights."""
+    run_folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if run_folder.name == "checkpoints":
+        run_folder = run_folder.parent
+    return run_folder / "samples" / f"step_{weights.step:08d}"
+
+
+def prepare(job: Job, runtime: Runtime) -> list[int]:
+    """Claim the folder for this job; the videos that are still to be made."""
+    check_record(job.folder, made_by(job.config, job.source, _precision(runtime)))
+    remove_unfinished(job.folder)
+    _write_record(job, runtime, complete=False)
+    return missing_videos(job.folder, job.config)
+
+
+def make_videos(job: Job, runtime: Runtime, indices: Sequence[int]) -> None:
+    """Make and write some videos of a job, a batch at a time."""
+    if not indices:
+        return
+    config = job.config
+    method, networks, _ = load_for_sampling(Path(config.checkpoint), config.ema, runtime.device)
+    shared = f" on process 0 of {runtime.world_size}" if runtime.world_size > 1 else ""
+    with VideoProgress(len(indices), f"sampling{shared}", runtime.is_main) as progress:
+        for start in range(0, len(indices), config.batch_size):
+            batch = indices[start : start + config.batch_size]
+
+            def report(done: int, steps: int, videos: int = len(batch)) -> None:
+                progress.step(videos, done, steps)
+
+            for index, frames in zip(
+                batch, _generate(method, networks, job, runtime, batch, report), strict=True
+            ):
+                _write_missing(job, index, frames)
+            progress.finish(len(batch))
+
+
+def finish(job: Job, runtime: Runtime) -> Path:
+    """Draw the contact sheet and note that all videos are there."""
+    sample_format = job.config.formats[0]
+    first = range(min(job.config.count, SHEET_ROWS))
+    paths = [sample_path(job.folder, video_name(index), sample_format) for index in first]
+    sheet = job.folder / SHEET_NAME
+    write_contact_sheet(sheet, [read_sample(path, sample_format) for path in paths])
+    _write_record(job, runtime, complete=True)
+    return sheet
+
+
+def _generate(
+    method: Method,
+    networks: Networks,
+    job: Job,
+    runtime: Runtime,
+    indices: Sequence[int],
+    progress: Progress,
+) -> list[Frames]:
+    seeds = [job.config.seed + index for index in indices]
+    noise = VideoNoise(seeds, runtime.device)
+    with torch.no_grad(), runtime.autocast():
+        videos = method.sample(networks, noise, job.config.sampling, progress)
+    for seed, video in zip(seeds, videos, strict=True):
+        if not bool(video.isfinite().all()):
+            raise FloatingPointError(
+                f"the video of seed {seed} has pixels that are not finite; try precision=fp32 "
+                f"or an earlier checkpoint"
+            )
+    return [to_frames(video) for video in videos]
+
+
+def _write_missing(job: Job, index: int, frames: Frames) -> None:
+    for sample_format in job.config.formats:
+        path = sample_path(job.folder, video_name(index), sample_format)
+        if not path.exists():
+            write_sample(path, frames, sample_format, job.config.fps)
+
+
+def _write_record(job: Job, runtime: Runtime, complete: bool) -> None:
+    how = made_by(job.config, job.source, _precision(runtime))
+    write_record(job.folder, job.config, how, str(runtime.device), complete)
+
+
+def _precision(runtime: Runtime) -> str:
+    return "bf16" if runtime.bf16 else "fp32"
+
+
+def _from_main(runtime: Runtime, make: Callable[[], Made]) -> Made:
+    """What the main process makes, on every process. An error there ends them all."""
+    made: list[Any] = [make() if runtime.is_main else None]
+    if runtime.is_distributed:
+        dist.broadcast_object_list(made, src=0)
+    return made[0]

@@ -1,0 +1,67 @@
+"""How far a job is: a bar on a terminal, a plain line now and then in a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class VideoProgress:
+    """Counts videos, and parts of videos while a batch goes through its steps."""
+
+    def __init__(self, total: int, label: str, shown: bool = True) -> None:
+        self.total = total
+        self.label = label
+        self.shown = shown and total > 0
+        self.finished = 0  # videos on disk
+        self.started = self.last_line = time.monotonic()
+        self.bar: tqdm[None] | None = None
+        if self.shown and sys.stderr.isatty():
+            layout = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+            self.bar = tqdm(total=float(total), desc=label, bar_format=layout)
+
+    def __enter__(self) -> VideoProgress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self, videos: int, done: int, steps: int) -> None:
+        """`videos` videos that are made together have gone through `done` of `steps` steps."""
+        self._show(self.finished + videos * done / max(steps, 1), f"step {done}/{steps}")
+
+    def finish(self, videos: int) -> None:
+        """`videos` more videos are on disk."""
+        self.finished += videos
+        self._show(float(self.finished), "", final=self.finished == self.total)
+
+    def _show(self, position: float, detail: str, final: bool = False) -> None:
+        if self.bar is not None:
+            self.bar.n = position
+            self.bar.set_postfix_str(
+                f"{self.finished}/{self.total} videos {detail}".rstrip(), refresh=False
+            )
+            self.bar.refresh()
+        elif self.shown and (final or time.monotonic() - self.last_line >= LINE_EVERY):
+            self.last_line = time.monotonic()
+            print(self._line(position, detail), file=sys.stderr, flush=True)
+
+    def _line(self, position: float, detail: str) -> str:
+        elapsed = time.monotonic() - self.started
+        left = elapsed * (self.total - position) / position if position else float("inf")
+        parts = [f"{self.label}: {self.finished}/{self.total} videos", detail]
+        parts.append(f"{tqdm.format_interval(elapsed)} passed")
+        if 0 < left < float("inf"):
+            parts.append(f"about {tqdm.format_interval(left)} left")
+        return ", ".join(part for part in parts if part)
