@@ -26,6 +26,7 @@ Style = Literal["col", "kva", "cho"]
 STYLES: tuple[Style, ...] = get_args(Style)
 FRAME_RATE = 25.0  # frames per second of the simulated time
 SMALLEST = 16  # pixels
+FILM_GAMMA = 1.45
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class _Film:
         bright = colour.mean(0)
         level = float((bright / (bright + 0.7)).mean())
         gain = 2.2 * (self.setting.light.exposure / max(level, 0.02)) ** 0.7
-        tone = (1 - torch.exp(-gain * colour)) ** (1 / 2.0)
+        tone = (1 - torch.exp(-gain * colour)) ** (1 / FILM_GAMMA)
         full = self._spread(tone) * self.alpha
         count, size = self.size * self.size, self.size
         middle = full[:, :count].reshape(3, size, size)

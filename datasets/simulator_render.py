@@ -92,44 +92,67 @@ class Chart(Protocol):
 
 @dataclass(frozen=True)
 class Wall:
-    """A surface at one moment: `height` has channels height, slope in u, slope in v."""
+    """A surface at one moment.
+
+    `height` has the channels height, slope in u, slope in v. `bounds` has the channels height and
+    the least height within `REACH` millimetres, which tells how far a ray may go unharmed.
+    """
 
     chart: Chart
     height: Table
+    bounds: Table
 
     def clearance(self, points: Tensor) -> Tensor:
-        """Height minus radius at points (3, N): positive where a camera may be."""
+        """Height minus radius (2, N) at points (3, N): here, and at least this nearby."""
         at = self.chart.locate(points)
-        return self.height.look_up(at.u, at.v)[0] - at.radius
+        return self.bounds.look_up(at.u, at.v) - at.radius
+
+
+REACH = 5.0  # millimetres
+
+
+def norm(vectors: Tensor) -> Tensor:
+    """Lengths (N,) of vectors (3, N); torch's own is slow over the first dimension."""
+    return (vectors * vectors).sum(0).sqrt()
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (3, N) of length 1."""
+    return vectors / norm(vectors).clamp(min=1e-9)
 
 
 def march(
-    wall: Wall, origin: Tensor, rays: Tensor, far: float, first: float = 0.5, steps: int = 72
+    wall: Wall, origin: Tensor, rays: Tensor, far: float, first: float = 0.5, steps: int = 160
 ) -> Tensor:
     """Distances (N,) along rays (3, N) from `origin` (3,) to the wall, in units of the rays.
 
-    Steps are a share of the clearance, with a floor that grows with the distance; the first
-    change of sign is then refined, so the result lies on the wall to about 0.01 mm. A ray that
+    Away from the wall a step may be as long as the clearance of the whole neighbourhood; near a
+    fold it is a small share of the clearance, so that no crest is jumped. The first change of
+    sign is then refined, so the result lies on the wall to about 0.01 mm. A ray that
     meets nothing before `far` gets `far`.
     """
-    lengths = rays.norm(dim=0)
+    lengths = norm(rays)
     below = torch.full_like(lengths, first)
     above = torch.full_like(lengths, far)
     alive = torch.arange(len(lengths))
     ray, length, near = rays, lengths, below.clone()
     here = near.clone()
     for _ in range(steps):
-        clear = wall.clearance(origin[:, None] + here * ray)
+        clear, safe = wall.clearance(origin[:, None] + here * ray)
         hit = (clear <= 0) | (here >= far)
-        if bool(hit.any()):
-            below[alive[hit]], above[alive[hit]] = near[hit], here[hit]
-            keep = ~hit
+        done = torch.nonzero(hit)[:, 0]
+        if len(done) > len(alive) // 12:
+            below[alive[done]], above[alive[done]] = near[done], here[done]
+            keep = torch.nonzero(~hit)[:, 0]
             alive, ray, length = alive[keep], ray[:, keep], length[keep]
-            here, near, clear = here[keep], near[keep], clear[keep]
+            here, near, clear, safe = here[keep], near[keep], clear[keep], safe[keep]
             if len(alive) == 0:
                 break
-        near = here
-        here = (here + torch.maximum(0.55 * clear / length, 0.012 * here + 0.1 * first)).clamp(max=far)
+            hit = torch.zeros(len(alive), dtype=torch.bool)
+        near = torch.where(hit, near, here)
+        stride = torch.maximum(0.25 * clear, (0.9 * safe).clamp(max=0.9 * REACH)) / length
+        stride = torch.maximum(stride, 0.004 * here + 0.1 * first)
+        here = torch.where(hit, here, (here + stride).clamp(max=far))
     below[alive], above[alive] = near, here
     return _refined(wall, origin, rays, below, above)
 
@@ -138,11 +161,11 @@ def _refined(wall: Wall, origin: Tensor, rays: Tensor, below: Tensor, above: Ten
     """Halve the bracket [below, above] of a change of sign, then interpolate in it."""
     for _ in range(4):
         middle = (below + above) / 2
-        outside = wall.clearance(origin[:, None] + middle * rays) <= 0
+        outside = wall.clearance(origin[:, None] + middle * rays)[0] <= 0
         above = torch.where(outside, middle, above)
         below = torch.where(outside, below, middle)
-    first = wall.clearance(origin[:, None] + below * rays).clamp(min=0)
-    last = wall.clearance(origin[:, None] + above * rays).clamp(max=0)
+    first = wall.clearance(origin[:, None] + below * rays)[0].clamp(min=0)
+    last = wall.clearance(origin[:, None] + above * rays)[0].clamp(max=0)
     return below + (above - below) * (first / (first - last).clamp(min=1e-6)).clamp(0, 1)
 
 
@@ -159,6 +182,7 @@ class Light:
     offset: float  # millimetres between the lens and each of its two lamps
     exposure: float  # target of the automatic gain
     ambient: tuple[float, float, float]  # light reflected between walls, by colour
+    haze: tuple[float, float, float]  # millimetres over which damp air and mucus take 63%, by colour
 
 
 @dataclass(frozen=True)
@@ -190,29 +214,30 @@ def shade(
     points = origin[:, None] + depth * world
     at = wall.chart.locate(points)
     _, along_u, along_v = wall.height.look_up(at.u, at.v)
-    plain = functional.normalize(wall.chart.gradient(points, along_u, along_v), dim=0)
-    view = functional.normalize(-world, dim=0)
+    plain = unit(wall.chart.gradient(points, along_u, along_v))
+    view = unit(-world)
     facing = (plain * view).sum(0).clamp(min=0.12)
     millimetres = texture.cell[0]
     detail = torch.log2(depth / focal / millimetres / facing.sqrt()).clamp(min=0)
     found = texture.look_up_filtered(at.u, at.v, detail)
     albedo, bump_u, bump_v, hollow, gloss, lesion = (found[:3], *found[3:8])
-    normal = functional.normalize(
-        wall.chart.gradient(points, along_u + bump_u, along_v + bump_v), dim=0
+    normal = unit(
+        wall.chart.gradient(points, along_u + bump_u, along_v + bump_v)
     )
     diffuse, shine = torch.zeros_like(depth), torch.zeros_like(depth)
     for side in (-light.offset, light.offset):
         lamp = origin + turn[:, 0] * side + turn[:, 1] * 0.3 * light.offset
         towards = lamp[:, None] - points
-        distance = towards.norm(dim=0)
+        distance = norm(towards)
         towards = towards / distance
         strength = light.reach**2 / (distance**2 + light.softness**2)
         strength = strength * (-(turn[:, 2:] * towards).sum(0)).clamp(min=0) ** light.spread / 2
         cosine = (normal * towards).sum(0)
         diffuse += strength * ((cosine + light.wrap) / (1 + light.wrap)).clamp(min=0)
-        half = functional.normalize(towards + view, dim=0)
+        half = unit(towards + view)
         glint = (normal * half).sum(0).clamp(min=0) ** light.sharpness
         shine += strength * glint * gloss
     ambient = torch.tensor(light.ambient)[:, None] * (light.reach / (light.reach + depth)) ** 2
-    colour = albedo * (diffuse * hollow + ambient * hollow) + light.gloss * shine
+    colour = albedo * (diffuse + ambient) * hollow + light.gloss * shine
+    colour = colour * torch.exp(-depth / torch.tensor(light.haze)[:, None])
     return Shaded(colour, depth, lesion)

@@ -20,6 +20,7 @@ from datasets.simulator_tube import (
     TubeStyle,
     Wave,
     fold_heights,
+    least_nearby,
     lesion_profile,
     paint,
 )
@@ -31,17 +32,17 @@ COLON = TubeStyle(
     spacing=(13.0, 30.0),
     depth=(0.16, 0.46),
     width=(1.6, 3.6),
-    triangle=(0.02, 0.09),
-    waviness=2.2,
+    triangle=(0.02, 0.13),
+    waviness=3.0,
     tissues=(
-        (0.80, 0.46, 0.36),
-        (0.78, 0.36, 0.28),
-        (0.84, 0.56, 0.44),
-        (0.72, 0.44, 0.28),
+        (0.78, 0.36, 0.25),
+        (0.76, 0.26, 0.18),
+        (0.80, 0.44, 0.30),
+        (0.70, 0.35, 0.19),
     ),
-    vessels=(0.25, 0.95),
-    villi=(0.015, 0.05),
-    lesion_size=(4.0, 8.0),
+    vessels=(0.35, 1.0),
+    villi=(0.04, 0.13),
+    lesion_size=(4.0, 7.5),
 )
 
 
@@ -63,14 +64,15 @@ def build_colon(seed: int, lesion: bool | None) -> Setting:
     bears = bool(rng.uniform() < 0.5) if lesion is None else lesion
     light = Light(
         reach=24.0,
-        softness=rng.uniform(7, 11),
+        softness=rng.uniform(6, 10),
         spread=rng.uniform(0.8, 2.2),
         wrap=0.12,
-        gloss=rng.uniform(0.5, 1.6),
-        sharpness=rng.uniform(60, 160),
+        gloss=rng.uniform(0.6, 1.8),
+        sharpness=rng.uniform(90, 280),
         offset=rng.uniform(2.5, 4.5),
-        exposure=rng.uniform(0.42, 0.62),
-        ambient=(0.05, 0.022, 0.014),
+        exposure=rng.uniform(0.26, 0.40),
+        ambient=(0.05, 0.016, 0.008),
+        haze=(110.0, 70.0, 60.0),
     )
     lens = colon_lens(rng)
     return tube_setting(seed, rng, COLON, light, lens, bears)
@@ -127,11 +129,12 @@ def tube_setting(
         rolling=Wave.random(rng, (0.05, 0.25), (6.0, 12.0)),
         ahead=1.5 * radius,
     )
-    scene, polyp = TubeScene(centre, folds, breath), None
+    scene, polyp = TubeScene(centre, folds, least_nearby(folds), breath), None
     if bears:
         polyp, path = place_lesion(np.random.default_rng([seed, 1]), scene, path, style, radius)
         height, _ = lesion_profile(polyp, radius, CELLS)
-        scene = replace(scene, rest=folds - np.minimum(height, 0.6 * folds))
+        rest = folds * (1 - 0.55 * np.tanh(height / (0.55 * folds + 1e-3)))
+        scene = replace(scene, rest=rest, low=least_nearby(rest))
     texture = paint(np.random.default_rng([seed, 2]), style, radius, folds, polyp)
     return Setting(scene, texture, light, lens, path, bears)
 
@@ -151,11 +154,11 @@ def place_lesion(
     """The best seen of some random places for a lesion, and the path with the look drawn to it."""
     size = rng.uniform(*style.lesion_size)
     where = np.mean([path.along(t) for t in LOOKS])
-    u = where + rng.uniform(0.7, 2.0, 24) * radius
-    v = rng.uniform(0, 2 * np.pi, 24)
+    u = where + rng.uniform(0.5, 1.7, 40) * radius
+    v = rng.uniform(0, 2 * np.pi, 40)
     wall = scene.wall(0.0, 0.0)
     height = wall.height.look_up(torch.tensor(u).float(), torch.tensor(v).float())[0].numpy()
-    out = np.maximum(height - 0.8 * size, 1.0)
+    out = np.maximum(height - 0.9 * size, 1.0)
     axis = np.stack([scene.axis(z) for z in u])
     tops = np.stack([axis[:, 0] + out * np.cos(v), axis[:, 1] + out * np.sin(v), u])
     seen = np.zeros(len(u))
@@ -165,14 +168,16 @@ def place_lesion(
         reached = march(
             wall, torch.tensor(pose[:3, 3]).float(), torch.tensor(rays).float(), far=1.0, first=0.01
         ).numpy()
-        ahead = (rays * pose[:3, 2:3]).sum(0) / np.linalg.norm(rays, axis=0)
-        seen += (reached > 0.97) * np.clip(ahead, 0, None)
+        distance = np.linalg.norm(rays, axis=0)
+        ahead = np.clip((rays * pose[:3, 2:3]).sum(0) / distance, 0, None)
+        seen += (reached > 0.97) * ahead * (height / radius) ** 2 / np.maximum(distance, radius)
     best = int(np.argmax(seen))
     lesion = Lesion(
         float(u[best]),
         float(v[best]),
         size,
-        rng.uniform(1.0, 1.5),
+        rng.uniform(0.75, 1.25),
+        rng.uniform(1.0, 1.4),
         rng.uniform(0, np.pi),
         int(rng.integers(2**31)),
     )

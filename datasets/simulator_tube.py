@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from datasets.simulator_render import ChartPoint, Table, Wall
+from datasets.simulator_render import REACH, ChartPoint, Table, Wall
 from datasets.simulator_textures import Grid, blur, normalised, smooth_noise, specks, vessel_tree
 
 START, END = -90.0, 250.0  # millimetres along the axis; the tube is closed at both ends
@@ -45,20 +46,20 @@ class Wave:
         """The two sums (2,) at one place or moment."""
         return (self.amplitude * np.sin(self.rate * where + self.phase)).sum(1)
 
-    def along(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Both sums and both slopes, each (N,), at the places (N,)."""
-        values, slopes = [], []
-        for side in range(2):
-            value, slope = torch.zeros_like(where), torch.zeros_like(where)
-            for a, r, p in zip(
-                self.amplitude[side], self.rate[side], self.phase[side], strict=True
-            ):
-                angle = where * float(r) + float(p)
-                value += float(a) * torch.sin(angle)
-                slope += float(a * r) * torch.cos(angle)
-            values.append(value)
-            slopes.append(slope)
-        return values[0], values[1], slopes[0], slopes[1]
+    def along(self, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sums, each (N,), at the places (N,)."""
+        first, second = (
+            sum(
+                float(a) * torch.sin(where * float(r) + float(p))
+                for a, r, p in zip(amplitude, rate, phase, strict=True)
+            )
+            for amplitude, rate, phase in zip(self.amplitude, self.rate, self.phase, strict=True)
+        )
+        return torch.as_tensor(first), torch.as_tensor(second)
+
+    def slopes(self) -> Wave:
+        """The wave whose sums are the slopes of this one."""
+        return Wave(self.amplitude * self.rate, self.rate, self.phase + np.pi / 2)
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,13 @@ class Tube:
 
     def locate(self, points: Tensor) -> ChartPoint:
         """Chart coordinates of points (3, N)."""
-        x, y, _, _ = self._across(points)
+        x, y = self._across(points)
         return ChartPoint(points[2], torch.atan2(y, x) % (2 * np.pi), (x * x + y * y).sqrt())
 
     def gradient(self, points: Tensor, along_u: Tensor, along_v: Tensor) -> Tensor:
         """Gradient (3, N) of height minus radius."""
-        x, y, slope_x, slope_y = self._across(points)
+        x, y = self._across(points)
+        slope_x, slope_y = self.centre.slopes().along(points[2])
         radius = (x * x + y * y).sqrt().clamp(min=1e-3)
         out_x, out_y = x / radius, y / radius
         turn = along_v / radius  # slope of the height around the tube, per millimetre
@@ -84,9 +86,9 @@ class Tube:
             [-turn * out_y - out_x, turn * out_x - out_y, along_u - turn * around + radial]
         )
 
-    def _across(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x, y, slope_x, slope_y = self.centre.along(points[2])
-        return points[0] - x, points[1] - y, slope_x, slope_y
+    def _across(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = self.centre.along(points[2])
+        return points[0] - x, points[1] - y
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Lesion:
     u: float  # millimetres along the axis
     v: float  # radians
     radius: float  # millimetres
+    height: float  # over its radius
     stretch: float  # its length over its breadth
     tilt: float  # radians
     seed: int
@@ -136,6 +139,7 @@ class TubeScene:
 
     centre: Wave
     rest: Grid  # height of the wall at rest, millimetres, lesion included
+    low: Grid  # least height nearby, from `least_nearby`
     breath: Breath
 
     def axis(self, z: float) -> NDArray[np.float64]:
@@ -152,17 +156,41 @@ class TubeScene:
         factor = np.clip(swell - deformation * breath.squeeze * wave, 0.3, None)
         shift = deformation * breath.sway * np.sin(np.array([1.3, 0.9]) * time + breath.phase)
         moved = replace(self.centre, phase=self.centre.phase + shift[:, None])
-        return Wall(Tube(moved), height_table(self.rest * factor[:, None].astype(np.float32)))
+        height = self.rest * factor[:, None].astype(np.float32)
+        # The factor hardly changes over the reach of the bounds; 0.97 covers what it does.
+        low = self.low * (0.97 if deformation > 0 else 1.0) * factor[:, None].astype(np.float32)
+        return tube_wall(Tube(moved), height, low)
 
 
-def height_table(height: Grid) -> Table:
-    """Heights (U, V) with their slopes, as a table over the whole tube."""
+def tube_wall(chart: Tube, height: Grid, low: Grid) -> Wall:
+    """Heights (U, V) and least heights nearby as the tables of a wall."""
     cell = ((END - START) / (CELLS[0] - 1), 2 * np.pi / CELLS[1])
     values = torch.from_numpy(np.ascontiguousarray(height, dtype=np.float32))
     along = torch.zeros_like(values)
     along[1:-1] = (values[2:] - values[:-2]) / (2 * cell[0])
     around = (values.roll(-1, 1) - values.roll(1, 1)) / (2 * cell[1])
-    return Table(torch.stack([values, along, around]), (START, 0.0), cell, periodic=True)
+    heights = torch.stack([values, along, around])
+    bounds = torch.stack([values, torch.from_numpy(low.astype(np.float32))])
+    origin = (START, 0.0)
+    return Wall(
+        chart,
+        Table(heights, origin, cell, periodic=True),
+        Table(bounds, origin, cell, periodic=True),
+    )
+
+
+def least_nearby(height: Grid) -> Grid:
+    """Smallest height within `REACH` millimetres of each cell, in both directions."""
+    rows = int(np.ceil(REACH / ((END - START) / CELLS[0])))
+    columns = int(np.ceil(REACH / (2 * np.pi * max(float(height.max()) * 0.5, 1) / CELLS[1])))
+    wrapped = np.pad(height, ((0, 0), (columns, columns)), mode="wrap")
+    low = -functional.max_pool2d(
+        functional.pad(-torch.from_numpy(wrapped)[None, None], (0, 0, rows, rows), value=-1e9),
+        (2 * rows + 1, 1),
+        stride=1,
+    )
+    low = -functional.max_pool2d(-low, (1, 2 * columns + 1), stride=1)
+    return np.asarray(low[0, 0].numpy())
 
 
 def fold_heights(rng: np.random.Generator, style: TubeStyle, radius: float) -> Grid:
@@ -195,22 +223,26 @@ def fold_heights(rng: np.random.Generator, style: TubeStyle, radius: float) -> G
 
 def lesion_profile(lesion: Lesion, radius: float, shape: tuple[int, int]) -> tuple[Grid, Grid]:
     """Height in millimetres by which a lesion stands out, and its share of tissue in [0, 1]."""
-    z = np.linspace(START, END, shape[0])[:, None]
+    along = np.linspace(START, END, shape[0])[:, None] - lesion.u
     angle = np.arange(shape[1])[None, :] * (2 * np.pi / shape[1])
-    across = radius * ((angle - lesion.v + np.pi) % (2 * np.pi) - np.pi)
-    along = z - lesion.u
+    turn = (angle - lesion.v + np.pi) % (2 * np.pi) - np.pi
     cos, sin = np.cos(lesion.tilt), np.sin(lesion.tilt)
-    first = (cos * along + sin * across) / lesion.stretch
-    second = -sin * along + cos * across
-    bearing = np.arctan2(second, first)
     rng = np.random.default_rng(lesion.seed)
-    lobes = sum(
-        rng.uniform(0.0, 0.07) * np.cos(k * bearing + rng.uniform(0, 6.3)) for k in range(2, 6)
+    lobes = rng.uniform(0.0, 0.07, 4), rng.uniform(0, 6.3, 4)
+    waves = rng.uniform(0.5, 1.1, (3, 2)) / (0.18 * lesion.radius + 0.6)
+    # Arcs shorten towards the axis; measured at two thirds of its height the lesion stays round.
+    across = (radius - 0.65 * lesion.radius * lesion.height) * turn
+    first, second = (cos * along + sin * across) / lesion.stretch, cos * across - sin * along
+    bearing = np.arctan2(second, first)
+    ripple = sum(
+        a * np.cos(k * bearing + p) for k, (a, p) in enumerate(zip(*lobes, strict=True), start=2)
     )
-    distance = np.hypot(first, second) / lesion.radius * (1 + lobes)
-    dome = np.clip(1 - np.clip(distance, 0, 1) ** 3.2, 0, 1) ** 0.55
-    lumps = 0.06 * np.cos(2.3 * first + 1) * np.cos(2.1 * second)
-    height = lesion.radius * 0.85 * dome * (1 + lumps)
+    distance = np.hypot(first, second) / lesion.radius * (1 + ripple)
+    lumps = sum(
+        np.cos(f * first + k) * np.cos(s * second + 2 * k) for k, (f, s) in enumerate(waves)
+    )
+    dome = np.sqrt(np.clip(1 - np.clip(distance, 0, 1) ** 2.3, 0, 1))
+    height = lesion.radius * lesion.height * dome * (1 + 0.05 * lumps)
     share = np.clip((1.08 - distance) / 0.14, 0, 1)
     return height.astype(np.float32), share.astype(np.float32)
 
@@ -228,23 +260,23 @@ def paint(
 
     relief = _resized(folds - blur(folds, (22.0, 12.0)), shape) / radius  # > 0 in hollows
     base = _mixed_tissue(rng, style.tissues)
-    mottle = 0.075 * noise(9) + 0.05 * noise(2.5) + 0.03 * noise(0.7)
+    mottle = 0.10 * noise(9) + 0.05 * noise(2.5) + 0.03 * noise(0.7)
     albedo = base[:, None, None] * np.exp(mottle)[None] * np.ones((3, 1, 1))
     flush = np.clip(0.5 * noise(6) + 2.2 * relief, -1, 1)  # redder hollows, paler crests
-    albedo = albedo * np.exp(np.array([0.02, -0.16, -0.12])[:, None, None] * flush)
+    albedo = albedo * np.exp(np.array([-0.02, -0.26, -0.24])[:, None, None] * flush)
     trunks = int(rng.uniform(16, 30) * (25.0 / radius) ** 0.5)
     vessels = vessel_tree(rng, shape, size, trunks, 55.0) * rng.uniform(*style.vessels)
     vessels = vessels * np.clip(0.75 + 0.35 * noise(10), 0.1, 1)
-    gloss = np.clip(1 + 0.8 * noise(3.0), 0.05, 3)
-    bump = rng.uniform(*style.villi) * normalised(noise(0.55) + 0.9 * noise(1.3))
+    gloss = np.clip(0.9 + 0.9 * noise(3.0), 0.05, 3)
+    bump = rng.uniform(*style.villi) * normalised(noise(0.45) + noise(1.2))
     share = np.zeros(shape, np.float32)
     if lesion is not None:
         _, share = lesion_profile(lesion, radius, shape)
         vessels = vessels * (1 - 0.85 * share)
         pits = normalised(noise(0.45) + noise(1.1))
-        tint = np.array([1.04, 0.62, 0.60]) * np.random.default_rng(lesion.seed).uniform(0.85, 1.1)
-        albedo = albedo * (1 + share * (tint[:, None, None] * np.exp(0.10 * pits) - 1))
-        bump = bump * (1 + 0.6 * share)
+        tint = np.array([1.02, 0.66, 0.62]) * np.random.default_rng(lesion.seed).uniform(0.85, 1.1)
+        albedo = albedo * (1 + share * (tint[:, None, None] * np.exp(0.06 * pits) - 1))
+        bump = bump * (1 - 0.4 * share)
     albedo = albedo * np.exp(-np.array([0.38, 1.25, 1.05])[:, None, None] * vessels)
     residue = specks(rng, shape, (1.2 / size[0], 1.2 / size[1]), rng.choice([1e-5, 1e-4, 0.004]))
     residue = residue * (1 - share)
@@ -268,7 +300,7 @@ def _mixed_tissue(
 
 
 def _resized(grid: Grid, shape: tuple[int, int]) -> Grid:
-    resized = torch.nn.functional.interpolate(
+    resized = functional.interpolate(
         torch.from_numpy(grid)[None, None], shape, mode="bilinear", align_corners=False
     )
     return np.asarray(resized[0, 0].numpy())
