@@ -42,7 +42,9 @@ class DiffusersCodec(Codec):
 def load_autoencoder(source: str) -> Any:
     """The diffusers model, of the class that its own config.json names; safetensors only."""
     import diffusers
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity(logging.CRITICAL)  # its retries would hide the one line that helps
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     classes = {

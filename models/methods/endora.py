@@ -119,8 +119,16 @@ class GuidedDenoiser(nn.Module):
         (B, F + I, E, h, w) per layer, are given in training only."""
         pairs = self.pairs if prior is not None else []
         prediction, features = self.transformer(noisy, timestep, labels, pairs)
-        guidance = self.guide(features, prior) if prior is not None else None
-        return DenoiserOutput(prediction, guidance)
+        if prior is not None:
+            return DenoiserOutput(prediction, self.guide(features, prior))
+        if self.pairs and self.training:
+            # Steps without guidance: a zero that reaches every parameter of the head, for
+            # parallel training waits for the gradient of each.
+            return DenoiserOutput(
+                prediction,
+                0 * torch.cat([parameter.flatten() for parameter in self.guide.parameters()]).sum(),
+            )
+        return DenoiserOutput(prediction, None)
 
 
 class Endora(Method):
@@ -156,7 +164,7 @@ class Endora(Method):
     def loss(self, networks: Networks, batch: Batch, prior_weight: float) -> Loss:
         """Predict the noise in the latents, and keep the features close to the prior's."""
         latents = self.codec.encode(batch.frames)  # (B, F + I, C, h, w)
-        prior = self.prior(batch.frames) if self.prior else None
+        prior = self.prior(batch.frames) if self.prior and prior_weight else None
         level = self.schedule.draw_levels(len(latents), latents.device)
         noise = torch.randn_like(latents)
         noisy = self.schedule.add_noise(latents, noise, level)
@@ -167,7 +175,6 @@ class Endora(Method):
         parts = {"mse": mse.detach(), "vb": vb.detach()}
         total = mse + vb
         if output.guidance is not None:
-            # A weight of 0 after `until_step` still reaches every parameter of the head.
             total = total + prior_weight * output.guidance
             parts["prior"] = output.guidance.detach()
         return Loss(total, parts)

