@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.simulator_render import Shaded, shade
+from datasets.simulator_render import shade
 from datasets.simulator_styles import Setting, build_setting
 from datasets.simulator_tube import FAR
 
@@ -117,9 +117,7 @@ class _Film:
 
     def shoot(
         self, time: float, deformation: float, motion: float
-    ) -> tuple[
-        NDArray[np.uint8], NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]
-    ]:
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]:
         """Picture (H, W, 3), depth (H, W), pose (4, 4) and lesion box (4,) of one moment."""
         setting, size = self.setting, self.size
         pose = setting.path.pose(time * motion, setting.scene.axis)

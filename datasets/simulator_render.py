@@ -50,9 +50,12 @@ class Table:
     def look_up(self, u: Tensor, v: Tensor, level: int = 0) -> Tensor:
         """Values (C, N) at the chart coordinates u, v (N,)."""
         table = self.levels[level]
-        scale, shift = 2.0**level, (2.0**level - 1) / 2  # a coarse cell is centred on 2**level fine
+        # A coarse cell is centred on the 2**level fine cells that it averages.
+        scale, shift = 2.0**level, (2.0**level - 1) / 2
         row = ((u - self.origin[0]) / self.cell[0] - shift) / scale
-        column = ((v - self.origin[1]) / self.cell[1] - shift) / scale + (1.0 if self.periodic else 0)
+        column = ((v - self.origin[1]) / self.cell[1] - shift) / scale
+        if self.periodic:
+            column = column + 1  # the padding
         grid = torch.stack(
             [column * (2 / (table.shape[3] - 1)) - 1, row * (2 / (table.shape[2] - 1)) - 1], dim=-1
         )
@@ -182,7 +185,8 @@ class Light:
     offset: float  # millimetres between the lens and each of its two lamps
     exposure: float  # target of the automatic gain
     ambient: tuple[float, float, float]  # light reflected between walls, by colour
-    haze: tuple[float, float, float]  # millimetres over which damp air and mucus take 63%, by colour
+    haze: tuple[float, float, float]  # millimetres that leave 37% of the light, by colour
+    murk: tuple[float, float, float]  # light that the liquid in the organ scatters, by colour
 
 
 @dataclass(frozen=True)
@@ -221,10 +225,21 @@ def shade(
     detail = torch.log2(depth / focal / millimetres / facing.sqrt()).clamp(min=0)
     found = texture.look_up_filtered(at.u, at.v, detail)
     albedo, bump_u, bump_v, hollow, gloss, lesion = (found[:3], *found[3:8])
-    normal = unit(
-        wall.chart.gradient(points, along_u + bump_u, along_v + bump_v)
-    )
-    diffuse, shine = torch.zeros_like(depth), torch.zeros_like(depth)
+    normal = unit(wall.chart.gradient(points, along_u + bump_u, along_v + bump_v))
+    diffuse, shine = lit(light, pose, points, normal, view)
+    ambient = torch.tensor(light.ambient)[:, None] * (light.reach / (light.reach + depth)) ** 2
+    colour = albedo * (diffuse + ambient) * hollow + light.gloss * gloss * shine
+    passed = torch.exp(-depth / torch.tensor(light.haze)[:, None])
+    colour = colour * passed + torch.tensor(light.murk)[:, None] * (1 - passed)
+    return Shaded(colour, depth, lesion)
+
+
+def lit(
+    light: Light, pose: Tensor, points: Tensor, normal: Tensor, view: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Diffuse light and highlights, both (N,), at points (3, N) from the scope's two lamps."""
+    turn, origin = pose[:3, :3], pose[:3, 3]
+    diffuse, shine = torch.zeros(points.shape[1]), torch.zeros(points.shape[1])
     for side in (-light.offset, light.offset):
         lamp = origin + turn[:, 0] * side + turn[:, 1] * 0.3 * light.offset
         towards = lamp[:, None] - points
@@ -234,10 +249,6 @@ def shade(
         strength = strength * (-(turn[:, 2:] * towards).sum(0)).clamp(min=0) ** light.spread / 2
         cosine = (normal * towards).sum(0)
         diffuse += strength * ((cosine + light.wrap) / (1 + light.wrap)).clamp(min=0)
-        half = unit(towards + view)
-        glint = (normal * half).sum(0).clamp(min=0) ** light.sharpness
-        shine += strength * glint * gloss
-    ambient = torch.tensor(light.ambient)[:, None] * (light.reach / (light.reach + depth)) ** 2
-    colour = albedo * (diffuse + ambient) * hollow + light.gloss * shine
-    colour = colour * torch.exp(-depth / torch.tensor(light.haze)[:, None])
-    return Shaded(colour, depth, lesion)
+        glint = (normal * unit(towards + view)).sum(0).clamp(min=0) ** light.sharpness
+        shine += strength * glint
+    return diffuse, shine

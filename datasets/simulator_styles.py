@@ -42,7 +42,33 @@ COLON = TubeStyle(
     ),
     vessels=(0.35, 1.0),
     villi=(0.04, 0.13),
+    rough=0.0,
     lesion_size=(4.0, 7.5),
+    speed=(8.0, 26.0),
+    steer=0.17,
+)
+
+SMALL_BOWEL = TubeStyle(
+    radius=(10.0, 14.0),
+    bend=(10.0, 18.0),
+    bend_length=(110.0, 200.0),
+    spacing=(5.0, 13.0),
+    depth=(0.12, 0.48),
+    width=(0.9, 2.0),
+    triangle=(0.0, 0.16),
+    waviness=2.8,
+    tissues=(
+        (0.80, 0.36, 0.16),
+        (0.82, 0.33, 0.22),
+        (0.72, 0.34, 0.10),
+        (0.84, 0.43, 0.26),
+    ),
+    vessels=(0.0, 0.5),
+    villi=(0.07, 0.16),
+    rough=0.12,
+    lesion_size=(2.2, 4.0),
+    speed=(3.0, 10.0),
+    steer=0.38,
 )
 
 
@@ -73,6 +99,7 @@ def build_colon(seed: int, lesion: bool | None) -> Setting:
         exposure=rng.uniform(0.26, 0.40),
         ambient=(0.05, 0.016, 0.008),
         haze=(110.0, 70.0, 60.0),
+        murk=(0.0, 0.0, 0.0),
     )
     lens = colon_lens(rng)
     return tube_setting(seed, rng, COLON, light, lens, bears)
@@ -94,6 +121,33 @@ def colon_lens(rng: np.random.Generator) -> Lens:
     return Lens(view, "rounded", reach, centre, rng.uniform(4.0, 7.0), vignette)
 
 
+def build_capsule(seed: int, lesion: bool | None) -> Setting:
+    """The capsule endoscopy of the small bowel that belongs to a seed."""
+    rng = np.random.default_rng([seed, 10])
+    bears = bool(rng.uniform() < 0.5) if lesion is None else lesion
+    bile = rng.uniform(0, 1) ** 2
+    light = Light(
+        reach=14.0,
+        softness=rng.uniform(5, 8),
+        spread=rng.uniform(0.6, 1.4),
+        wrap=0.3,
+        gloss=rng.uniform(0.05, 0.35),
+        sharpness=rng.uniform(60, 160),
+        offset=rng.uniform(2.0, 4.0),
+        exposure=rng.uniform(0.28, 0.40),
+        ambient=(0.08, 0.035, 0.010),
+        haze=(90.0 - 40 * bile, 55.0 - 15 * bile, 30.0 - 10 * bile),
+        murk=(0.05 * bile, 0.043 * bile, 0.007 * bile),
+    )
+    view, centre = np.radians(rng.uniform(104, 120)), (0.0, 0.0)
+    reach, vignette = rng.uniform(0.97, 1.02), rng.uniform(0.35, 0.65)
+    if rng.uniform() < 0.5:
+        lens = Lens(view, "octagon", (reach, reach), centre, rng.uniform(0.38, 0.58), vignette)
+    else:
+        lens = Lens(view, "round", (reach, reach), centre, 0.0, vignette)
+    return tube_setting(seed, rng, SMALL_BOWEL, light, lens, bears)
+
+
 def tube_setting(
     seed: int,
     rng: np.random.Generator,
@@ -106,11 +160,11 @@ def tube_setting(
     radius = rng.uniform(*style.radius)
     centre = Wave.random(rng, style.bend, style.bend_length)
     folds = fold_heights(rng, style, radius)
-    speed, pace = rng.uniform(8, 26), rng.uniform(0.28, 0.75)
+    speed, pace = rng.uniform(*style.speed), rng.uniform(0.28, 0.75)
     way = Wave.random(rng, (0.0, 0.0), (1.0, 2.0))
     way.amplitude[0] = np.minimum(speed / pace, 38.0) * np.array([1.0, 0.12])
     way.rate[0] = pace * np.array([1.0, 2.7])
-    steer = rng.normal(0, 0.17, 2)
+    steer = rng.normal(0, style.steer, 2)
     breath = Breath(
         phase=rng.uniform(0, 6.28),
         speed=rng.uniform(8, 20),
@@ -187,4 +241,4 @@ def place_lesion(
 
 def build_setting(seed: int, style: str, lesion: bool | None) -> Setting:
     """Organ, scope and way that belong to a seed, in one of the styles."""
-    return build_colon(seed, lesion)
+    return {"col": build_colon, "kva": build_capsule}[style](seed, lesion)

@@ -73,7 +73,10 @@ STEP = 0.15  # length of one step of a vessel's walk, millimetres
 
 
 def _walk(
-    rng: np.random.Generator, starts: NDArray[np.float64], angles: NDArray[np.float64], length: float
+    rng: np.random.Generator,
+    starts: NDArray[np.float64],
+    angles: NDArray[np.float64],
+    length: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Positions (S, N, 2) in millimetres and headings (S, N) of N smooth random walks."""
     steps = max(2, int(length / STEP))

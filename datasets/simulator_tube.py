@@ -105,8 +105,11 @@ class TubeStyle:
     waviness: float  # millimetres by which folds leave their plane
     tissues: tuple[tuple[float, float, float], ...]  # linear colours to mix
     vessels: tuple[float, float]  # strength of vessels, 0 to 1
-    villi: tuple[float, float]  # height of fine bumps, millimetres
+    villi: tuple[float, float]  # height of fine bumps in the light alone, millimetres
+    rough: float  # height of bumps in the wall itself, millimetres
     lesion_size: tuple[float, float]  # radius of a lesion, millimetres
+    speed: tuple[float, float]  # of the scope, millimetres per second
+    steer: float  # spread of the angle between the look and the axis, radians
 
 
 @dataclass(frozen=True)
@@ -212,11 +215,13 @@ def fold_heights(rng: np.random.Generator, style: TubeStyle, radius: float) -> G
         arc = 0.62 + 0.38 * np.cos(angle - parity) + 0.12 * np.cos(3 * (angle - twist))
         tilt = rng.uniform(-4, 4) * np.cos(angle - rng.uniform(0, 2 * np.pi))
         offset = (z - place - wobble - tilt) / width
-        ridge = np.maximum(ridge, depth * np.clip(arc, 0.05, 1) * np.exp(-np.abs(offset) ** 1.45))
+        ridge = np.maximum(ridge, depth * np.clip(arc, 0.05, 1) * np.exp(-(np.abs(offset) ** 1.45)))
         place += gap
     wall = wall - ridge
     wall += 0.02 * radius * smooth_noise(rng, CELLS, (7 / cells[0], 7 / cells[1]))
     wall = blur(wall.astype(np.float32), (1.0, 0.8))
+    if style.rough > 0:
+        wall += style.rough * smooth_noise(rng, CELLS, (0.35 / cells[0], 0.35 / cells[1]))
     ends = np.clip(np.minimum(z - START, END - z) / 30, 0, 1)
     return (wall * np.sqrt(np.clip(1 - (1 - ends) ** 2, 0, 1))).astype(np.float32)
 
