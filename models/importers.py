@@ -103,6 +103,11 @@ def import_original(state: State, *, interlaced: bool = True) -> dict[str, Tenso
     return result
 
 
+def imported_name(key: str, *, depth: int, interlaced: bool = True) -> str:
+    """Our name of one learned weight of an original model with `depth` blocks."""
+    return _renamed(key, block_order(depth // 2, interlaced))
+
+
 def _renamed(key: str, places: list[tuple[str, int]]) -> str:
     if key == "cov.weight":
         return "guide.projections.0.weight"

@@ -136,5 +136,5 @@ def _downloaded(create: Any, name: str) -> Any:
     except Exception as error:  # noqa: BLE001 - hub, network and cache raise unrelated kinds
         raise FileNotFoundError(
             f"method.prior.weights: the weights of {name} could not be downloaded "
-            f"({type(error).__name__}); give a file, `package` (tf_efficientnet_lite0) or `untrained`"
+            f"({type(error).__name__}); give a file, `package` (tf_efficientnet_lite0), `untrained`"
         ) from None
