@@ -38,6 +38,7 @@ from sample.writers import (
     write_contact_sheet,
     write_sample,
 )
+from tools.training.lock import only_process
 from tools.training.runtime import Runtime, start_runtime
 from tools.training.weights import Weights, load_for_sampling, read_weights
 
@@ -79,7 +80,7 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Do the whole job, or this process's share of it where a launcher started several."""
     job = read_job(arguments.config, arguments.checkpoint, arguments.overrides)
-    with start_runtime(job.config.precision) as runtime:
+    with start_runtime(job.config.precision) as runtime, only_process(job.folder, runtime):
         missing = _from_main(runtime, lambda: prepare(job, runtime))
         make_videos(job, runtime, missing[runtime.rank :: runtime.world_size])
         runtime.barrier()

