@@ -92,9 +92,12 @@ class Method(ABC):
     Config: ClassVar[type[MethodConfig]]
     Sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
 
-    def __init__(self, config: MethodConfig, shape: VideoShape) -> None:
+    def __init__(self, config: MethodConfig, shape: VideoShape, *, training: bool = True) -> None:
+        """`shape` is that of one clip in pixels; without `training`, only what sampling needs
+        is built, so that a sample asks for no download that only the loss would use."""
         self.config = config
-        self.shape = shape  # of one clip in pixels
+        self.shape = shape
+        self.training = training
 
     @abstractmethod
     def build_networks(self) -> dict[str, nn.Module]:

@@ -33,6 +33,6 @@ def method_config(name: str) -> type[MethodConfig]:
     return method_class(name).Config
 
 
-def build_method(config: RunConfig) -> Method:
-    """The method that a run's settings describe, its helpers on the CPU."""
-    return method_class(config.method_name)(config.method, config.clip.shape)
+def build_method(config: RunConfig, *, training: bool = True) -> Method:
+    """The method that a run's settings describe, its helpers on the CPU; see `Method`."""
+    return method_class(config.method_name)(config.method, config.clip.shape, training=training)

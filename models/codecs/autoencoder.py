@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ class DiffusersCodec(Codec):
 def load_autoencoder(source: str) -> Any:
     """The diffusers model, of the class that its own config.json names; safetensors only."""
     import diffusers
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.logging import set_verbosity
 
-    logging.set_verbosity(logging.CRITICAL)  # its retries would hide the one line that helps
+    set_verbosity(logging.CRITICAL)  # its retries would hide the one line that helps
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     classes = {

@@ -19,7 +19,7 @@ from models.backbones.video_transformer import VideoTransformer
 from models.codecs.build import CodecConfig, build_codec
 from models.interface import Batch, Loss, Method, Networks, Phase, Progress, VideoNoise
 from models.priors.alignment import GUIDANCE, Grid
-from models.priors.features import PriorConfig, PriorFeatures
+from models.priors.features import PriorConfig, PriorFeatures, prior_grids
 
 # depth, width, heads (DiT, table 1)
 SIZES = {
@@ -136,10 +136,12 @@ class Endora(Method):
     Sampling = EndoraSampling
     config: EndoraConfig
 
-    def __init__(self, config: MethodConfig, shape: VideoShape) -> None:
-        super().__init__(config, shape)
+    def __init__(self, config: MethodConfig, shape: VideoShape, *, training: bool = True) -> None:
+        super().__init__(config, shape, training=training)
         self.codec = build_codec(self.config.codec)
-        self.prior = PriorFeatures(self.config.prior, shape.height) if self.guided else None
+        self.prior = (
+            PriorFeatures(self.config.prior, shape.height) if self.guided and training else None
+        )
         self.schedule = NoiseSchedule.linear(self.config.timesteps)
         self.latents = shape.downscale(self.codec.stride, self.codec.channels)
         self.latents.downscale(self.config.transformer.patch, 1)  # must divide
@@ -150,11 +152,15 @@ class Endora(Method):
         return self.config.prior.weight > 0
 
     def build_networks(self) -> dict[str, nn.Module]:
-        grids = self.prior.grids if self.prior else ()
-        return {"denoiser": GuidedDenoiser(self.latents, self.config, grids)}
+        return {"denoiser": GuidedDenoiser(self.latents, self.config, self._prior_grids())}
 
     def frozen_networks(self) -> dict[str, nn.Module]:
         return {"codec": self.codec} | ({"prior": self.prior} if self.prior else {})
+
+    def _prior_grids(self) -> Sequence[Grid]:
+        if self.prior or not self.guided:
+            return self.prior.grids if self.prior else ()
+        return prior_grids(self.config.prior, self.shape.height)
 
     def phases(self, step: int) -> Sequence[Phase]:
         over = 0 < self.config.prior.until_step <= step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -62,7 +63,7 @@ class PriorFeatures(nn.Module):
         self.eval().requires_grad_(False)
         with torch.no_grad():
             maps = self(torch.zeros(1, 3, size, size))
-        self.grids = [tuple(each.shape[1:]) for each in maps]
+        self.grids = [(each.shape[1], each.shape[2], each.shape[3]) for each in maps]
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> list[Tensor]:
@@ -73,6 +74,11 @@ class PriorFeatures(nn.Module):
     def train(self, mode: bool = True) -> PriorFeatures:
         """A frozen prior stays in evaluation mode."""
         return super().train(False)
+
+
+def prior_grids(config: PriorConfig, size: int) -> list[tuple[int, int, int]]:
+    """(E, h, w) of each layer for frames of `size` pixels; needs no weights."""
+    return PriorFeatures(dataclasses.replace(config, weights="untrained"), size).grids
 
 
 class _TransformerExtractor(nn.Module):

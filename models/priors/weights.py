@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,9 @@ def _load_strictly(model: Any, state: State, source: str) -> None:
 
 
 def _downloaded(create: Any, name: str) -> Any:
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.logging import set_verbosity
 
-    logging.set_verbosity(logging.CRITICAL)  # its retries would hide the one line that helps
+    set_verbosity(logging.CRITICAL)  # its retries would hide the one line that helps
     try:
         return create()
     except Exception as error:  # noqa: BLE001 - hub, network and cache raise unrelated kinds

@@ -82,7 +82,7 @@ def load_for_sampling(
     """
     weights = read_weights(path, ema)
     config = weights.run_config(path)
-    method = build_method(config).to(torch.device(device))
+    method = build_method(config, training=False).to(torch.device(device))
     networks = method.build_networks()
     try:
         load_networks(networks, weights.networks)
