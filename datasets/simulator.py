@@ -124,6 +124,7 @@ class _Film:
         shaded = shade(
             setting.scene.wall(time, deformation),
             setting.texture,
+            setting.scene.rods(time, deformation),
             setting.light,
             pose.float(),
             self.rays,

@@ -8,10 +8,13 @@ shape; depth, normals and texture follow from the same surface and so agree with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -190,6 +193,17 @@ class Light:
 
 
 @dataclass(frozen=True)
+class Rod:
+    """A straight round piece of an instrument with round ends, in the world. Millimetres."""
+
+    start: NDArray[np.float64]  # (3,)
+    end: NDArray[np.float64]  # (3,)
+    radius: float
+    colour: tuple[float, float, float]
+    gloss: float
+
+
+@dataclass(frozen=True)
 class Shaded:
     """What a bundle of N rays sees."""
 
@@ -199,13 +213,21 @@ class Shaded:
 
 
 def shade(
-    wall: Wall, texture: Table, light: Light, pose: Tensor, rays: Tensor, focal: float, far: float
+    wall: Wall,
+    texture: Table,
+    rods: Sequence[Rod],
+    light: Light,
+    pose: Tensor,
+    rays: Tensor,
+    focal: float,
+    far: float,
 ) -> Shaded:
     """Trace and light N rays.
 
     Args:
         wall: the surface at this moment.
         texture: channels red, green, blue, bump in u, bump in v, hollow, gloss, lesion.
+        rods: what hides the wall.
         light: lamp and film of water.
         pose: (4, 4) camera to world.
         rays: (3, N) in camera coordinates with z = 1, so that distances are z-depths.
@@ -231,7 +253,61 @@ def shade(
     colour = albedo * (diffuse + ambient) * hollow + light.gloss * gloss * shine
     passed = torch.exp(-depth / torch.tensor(light.haze)[:, None])
     colour = colour * passed + torch.tensor(light.murk)[:, None] * (1 - passed)
-    return Shaded(colour, depth, lesion)
+    seen = Shaded(colour, depth, lesion)
+    for rod in rods:
+        seen = _with_rod(seen, rod, light, pose, world)
+    return seen
+
+
+def _with_rod(seen: Shaded, rod: Rod, light: Light, pose: Tensor, world: Tensor) -> Shaded:
+    """What is seen once a rod stands in the view."""
+    origin = pose[:3, 3]
+    start, end = torch.tensor(rod.start).float(), torch.tensor(rod.end).float()
+    depth = meet_rod(start, end, rod.radius, origin, world)
+    nearer = torch.nonzero(depth < seen.depth)[:, 0]
+    if len(nearer) == 0:
+        return seen
+    points = origin[:, None] + depth[nearer] * world[:, nearer]
+    axis = end - start
+    share = (axis @ (points - start[:, None]) / (axis @ axis)).clamp(0, 1)
+    normal = unit(points - start[:, None] - axis[:, None] * share)
+    view = unit(-world[:, nearer])
+    polish = replace(light, sharpness=24.0, wrap=0.05)
+    diffuse, shine = lit(polish, pose, points, normal, view)
+    colour = torch.tensor(rod.colour)[:, None] * (0.02 + diffuse) + 0.25 * rod.gloss * shine
+    result = Shaded(seen.colour.clone(), seen.depth.clone(), seen.lesion.clone())
+    result.colour[:, nearer], result.depth[nearer] = colour, depth[nearer]
+    result.lesion[nearer] = 0
+    return result
+
+
+def meet_rod(start: Tensor, end: Tensor, radius: float, origin: Tensor, rays: Tensor) -> Tensor:
+    """Distance (N,) along rays (3, N) to a cylinder with spherical ends; infinite for a miss."""
+    axis = (end - start) / (end - start).norm()
+    length = (end - start).norm()
+    offset = origin - start
+    ray_along, offset_along = axis @ rays, axis @ offset
+    ray_across = rays - axis[:, None] * ray_along
+    offset_across = offset - axis * offset_along
+    side = _first_root(
+        (ray_across * ray_across).sum(0),
+        offset_across @ ray_across,
+        float(offset_across @ offset_across) - radius**2,
+    )
+    place = offset_along + side * ray_along
+    nearest = torch.where((place >= 0) & (place <= length), side, torch.inf)
+    for centre in (start, end):
+        gap = origin - centre
+        ball = _first_root((rays * rays).sum(0), gap @ rays, float(gap @ gap) - radius**2)
+        nearest = torch.minimum(nearest, ball)
+    return nearest
+
+
+def _first_root(square: Tensor, half: Tensor, constant: float) -> Tensor:
+    """Smaller root of square t^2 + 2 half t + constant where it is positive, else infinity."""
+    inside = half * half - square * constant
+    root = (-half - inside.clamp(min=0).sqrt()) / square.clamp(min=1e-12)
+    return torch.where((inside > 0) & (root > 0), root, torch.inf)
 
 
 def lit(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from datasets import simulator_abdomen as abdomen
+from datasets.simulator_abdomen import AbdomenScene, Anatomy, paint_abdomen, random_instrument
 from datasets.simulator_camera import Lens, Path
-from datasets.simulator_render import Light, Table, march
-from datasets.simulator_textures import Grid
+from datasets.simulator_render import Light, Rod, Table, Wall, march
+from datasets.simulator_textures import Grid, blur
 from datasets.simulator_tube import (
     CELLS,
     END,
@@ -72,11 +76,24 @@ SMALL_BOWEL = TubeStyle(
 )
 
 
+class Scene(Protocol):
+    """What a scope looks at."""
+
+    def axis(self, z: float) -> NDArray[np.float64]:
+        """The middle (x, y) of the way at z, millimetres."""
+
+    def wall(self, time: float, deformation: float) -> Wall:
+        """The tissue at a moment, seconds."""
+
+    def rods(self, time: float, deformation: float) -> list[Rod]:
+        """The instruments at a moment."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One organ, one scope and the way it takes."""
 
-    scene: TubeScene
+    scene: Scene
     texture: Table
     light: Light
     lens: Lens
@@ -146,6 +163,64 @@ def build_capsule(seed: int, lesion: bool | None) -> Setting:
     else:
         lens = Lens(view, "round", (reach, reach), centre, 0.0, vignette)
     return tube_setting(seed, rng, SMALL_BOWEL, light, lens, bears)
+
+
+def build_abdomen(seed: int, lesion: bool | None) -> Setting:
+    """The laparoscopy that belongs to a seed; a lesion is a nodule on the liver."""
+    rng = np.random.default_rng([seed, 20])
+    bears = bool(rng.uniform() < 0.5) if lesion is None else lesion
+    anatomy = Anatomy.random(rng, bears)
+    height, shares, _ = anatomy.layers(abdomen.CELLS)
+    first = rng.uniform(-2.6, 0.4)
+    tools = [random_instrument(rng, anatomy, first)]
+    if rng.uniform() < 0.4:
+        tools.append(random_instrument(rng, anatomy, first + np.pi + rng.uniform(-0.8, 0.3)))
+    yaw, pitch = rng.uniform(-0.2, 0.2), rng.uniform(-0.1, 0.35)
+    scene = AbdomenScene(
+        rest=height,
+        low=abdomen.least_nearby(height),
+        level=blur(height, (14.0, 14.0)),
+        loose=0.4 + 0.6 * blur(shares[0], (8.0, 8.0)),
+        instruments=tuple(tools),
+        centre=(-75 * np.tan(yaw), 75 * np.tan(pitch)),
+        phase=rng.uniform(0, 6.28),
+    )
+    light = Light(
+        reach=70.0,
+        softness=22.0,
+        spread=rng.uniform(3.0, 6.0),
+        wrap=0.15,
+        gloss=rng.uniform(0.5, 1.2),
+        sharpness=rng.uniform(90, 220),
+        offset=4.0,
+        exposure=rng.uniform(0.22, 0.32),
+        ambient=(0.02, 0.01, 0.008),
+        haze=(400.0, 320.0, 320.0),
+        murk=(0.0, 0.0, 0.0),
+    )
+    reach, power = (rng.uniform(0.85, 0.97), rng.uniform(1.05, 1.3)), rng.uniform(2.0, 2.6)
+    if rng.uniform() < 0.35:
+        reach, power = (1.6, 1.6), 8.0  # the whole frame
+    way = Wave.random(rng, (0.0, 0.0), (5.0, 11.0))
+    way.amplitude[0] = rng.uniform(2, 9), rng.uniform(1, 4)
+    return Setting(
+        scene=scene,
+        texture=paint_abdomen(np.random.default_rng([seed, 22]), anatomy),
+        light=light,
+        lens=Lens(np.radians(rng.uniform(46, 62)), "rounded", reach, (0.0, 0.0), power, 0.55),
+        path=Path(
+            start=0.0,
+            way=way,
+            aside=Wave.random(rng, (2.0, 8.0), (4.0, 10.0)),
+            limit=14.0,
+            glance=Wave.random(rng, (0.01, 0.04), (3.0, 8.0)),
+            bias=(yaw, pitch),
+            roll=rng.uniform(-0.35, 0.35),
+            rolling=Wave.random(rng, (0.01, 0.06), (6.0, 12.0)),
+            ahead=75.0,
+        ),
+        lesion=bears,
+    )
 
 
 def tube_setting(
@@ -241,4 +316,4 @@ def place_lesion(
 
 def build_setting(seed: int, style: str, lesion: bool | None) -> Setting:
     """Organ, scope and way that belong to a seed, in one of the styles."""
-    return {"col": build_colon, "kva": build_capsule}[style](seed, lesion)
+    return {"col": build_colon, "kva": build_capsule, "cho": build_abdomen}[style](seed, lesion)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from datasets.simulator_render import REACH, ChartPoint, Table, Wall
+from datasets.simulator_render import REACH, ChartPoint, Rod, Table, Wall
 from datasets.simulator_textures import Grid, blur, normalised, smooth_noise, specks, vessel_tree
 
 START, END = -90.0, 250.0  # millimetres along the axis; the tube is closed at both ends
@@ -163,6 +163,10 @@ class TubeScene:
         # The factor hardly changes over the reach of the bounds; 0.97 covers what it does.
         low = self.low * (0.97 if deformation > 0 else 1.0) * factor[:, None].astype(np.float32)
         return tube_wall(Tube(moved), height, low)
+
+    def rods(self, time: float, deformation: float) -> list[Rod]:
+        """There is no instrument in a tube."""
+        return []
 
 
 def tube_wall(chart: Tube, height: Grid, low: Grid) -> Wall:
