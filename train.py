@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from datasets.sampling import endless_batches
 
 from configs.errors import run_command
 from configs.load import load_run, to_yaml
 from configs.schema import RunConfig
+from datasets.sampling import endless_batches
 from models.interface import Batch
 from models.registry import build_method, method_config
 from tools.training.checkpoints import Checkpoints
@@ -73,9 +74,9 @@ def train(config: RunConfig) -> int:
             preview_if_due(method, state, settings, runtime, log)
             checkpoints.save_if_due(state)
 
+        batches.close()
         checkpoints.save(state)
-        finished = state.step >= settings.steps
-        if finished:
+        if state.step >= settings.steps:
             logger.info("done: %d steps, see %s", state.step, config.output)
             return 0
         logger.info("stopped at step %d as asked; run the same command to go on", state.step)
@@ -96,19 +97,19 @@ def load_initial_weights(state: TrainState, config: RunConfig) -> None:
     logger.info("starting from the weights of step %d in %s", weights.step, path)
 
 
-def describe(config: RunConfig) -> str:
-    """The complete settings and the sizes of the networks, without making them."""
+def describe(config: RunConfig) -> None:
+    """Print the complete settings, and the sizes of the networks without making them."""
+    print(to_yaml(config), end="", flush=True)
+    method = build_method(config)
     with torch.device("meta"):
-        networks = build_method(config).build_networks()
-    sizes = [
-        f"# {name}: {sum(p.numel() for p in network.parameters()):,} parameters"
-        for name, network in networks.items()
-    ]
-    return "\n".join([to_yaml(config).rstrip(), *sizes])
+        networks = method.build_networks()
+    for name, network in networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        print(f"# {name}: {count:,} parameters")
 
 
-def main() -> int:
-    """Read the command line and train."""
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Read the command line (by default that of this process) and train."""
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -117,10 +118,10 @@ def main() -> int:
         "--dry-run", action="store_true", help="print the complete settings and stop"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in train.steps=100")
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args(command_line)
     config = load_run(arguments.config, arguments.overrides, method_config)
     if arguments.dry_run:
-        print(describe(config))
+        describe(config)
         return 0
     return train(config)
 

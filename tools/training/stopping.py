@@ -64,7 +64,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
-        """Let child processes started inside ignore SIGTERM; this process has it delivered after.
+        """Let child processes started inside ignore SIGTERM.
 
         A scheduler signals every process of a job. Data workers that end at once would take the
         step that is to be finished with them; they end by themselves when this process does.

@@ -224,6 +224,7 @@ def test_compiling_leaves_the_names_of_weights_alone(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # inside the compiler
 def test_a_compiled_step_equals_a_plain_one() -> None:
     method, plain = make()
     _, state = make(compile=True)

@@ -42,9 +42,15 @@ def test_handlers_are_given_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_under_the_shield_arrives_after_it() -> None:
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_started_under_the_shield_survives_sigterm() -> None:
     with StopRequest(RUNTIME) as stop:
         with stop.shielded():
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert not stop.agreed()
+            child = os.fork()
+            if child == 0:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as data workers have it
+                os.kill(os.getpid(), signal.SIGTERM)
+                os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        os.kill(os.getpid(), signal.SIGTERM)
         assert stop.agreed()
