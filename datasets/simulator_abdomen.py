@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from datasets.simulator_textures import (
     vessel_tree,
 )
 from datasets.simulator_tube import Wave
+
+Floats = NDArray[np.floating[Any]]
 
 HALF = 130.0  # millimetres from the middle of the sheet to its edge
 CELLS = 512
@@ -183,15 +186,15 @@ class Anatomy:
 
 
 def _to_segment(
-    x: Grid, y: Grid, start: NDArray[np.float64], end: NDArray[np.float64]
-) -> tuple[Grid, Grid]:
+    x: Floats, y: Floats, start: NDArray[np.float64], end: NDArray[np.float64]
+) -> tuple[Floats, Floats]:
     """Place along a segment (0 to 1) and distance from it, of each point."""
     way = end - start
     along = np.clip(((x - start[0]) * way[0] + (y - start[1]) * way[1]) / (way @ way), 0, 1)
     return along, np.hypot(x - start[0] - along * way[0], y - start[1] - along * way[1])
 
 
-def _dome(distance: Grid, radius: Grid | float) -> Grid:
+def _dome(distance: Floats, radius: Floats | float) -> Floats:
     """Height of a round body over its bed, falling below the bed outside of it."""
     inside = np.sqrt(np.clip(np.square(radius) - distance**2, 0, None))
     return inside - 1.5 * np.clip(distance - radius, 0, None)

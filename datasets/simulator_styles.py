@@ -132,8 +132,8 @@ def colon_lens(rng: np.random.Generator) -> Lens:
         reach = (rng.uniform(0.93, 1.02), rng.uniform(0.86, 0.98))
         return Lens(view, "octagon", reach, centre, rng.uniform(0.2, 0.42), vignette)
     if form == "round":
-        reach = rng.uniform(0.95, 1.06)
-        return Lens(view, "round", (reach, reach), centre, 0.0, vignette)
+        radius = rng.uniform(0.95, 1.06)
+        return Lens(view, "round", (radius, radius), centre, 0.0, vignette)
     reach = (rng.uniform(0.92, 1.0), rng.uniform(0.86, 0.98))
     return Lens(view, "rounded", reach, centre, rng.uniform(4.0, 7.0), vignette)
 
@@ -262,7 +262,7 @@ def tube_setting(
     if bears:
         polyp, path = place_lesion(np.random.default_rng([seed, 1]), scene, path, style, radius)
         height, _ = lesion_profile(polyp, radius, CELLS)
-        rest = folds * (1 - 0.55 * np.tanh(height / (0.55 * folds + 1e-3)))
+        rest = (folds * (1 - 0.55 * np.tanh(height / (0.55 * folds + 1e-3)))).astype(np.float32)
         scene = replace(scene, rest=rest, low=least_nearby(rest))
     texture = paint(np.random.default_rng([seed, 2]), style, radius, folds, polyp)
     return Setting(scene, texture, light, lens, path, bears)

@@ -223,11 +223,11 @@ def fold_heights(rng: np.random.Generator, style: TubeStyle, radius: float) -> G
         place += gap
     wall = wall - ridge
     wall += 0.02 * radius * smooth_noise(rng, CELLS, (7 / cells[0], 7 / cells[1]))
-    wall = blur(wall.astype(np.float32), (1.0, 0.8))
+    height = blur(wall.astype(np.float32), (1.0, 0.8))
     if style.rough > 0:
-        wall += style.rough * smooth_noise(rng, CELLS, (0.35 / cells[0], 0.35 / cells[1]))
+        height += style.rough * smooth_noise(rng, CELLS, (0.35 / cells[0], 0.35 / cells[1]))
     ends = np.clip(np.minimum(z - START, END - z) / 30, 0, 1)
-    return (wall * np.sqrt(np.clip(1 - (1 - ends) ** 2, 0, 1))).astype(np.float32)
+    return (height * np.sqrt(np.clip(1 - (1 - ends) ** 2, 0, 1))).astype(np.float32)
 
 
 def lesion_profile(lesion: Lesion, radius: float, shape: tuple[int, int]) -> tuple[Grid, Grid]:
