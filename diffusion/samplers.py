@@ -54,7 +54,6 @@ def sample_dpm_solver(
 
     The last step, to zero noise, is of first order. Good from 10 to 50 steps.
     """
-    half_log_ratio = (schedule.signal / schedule.noise).log()  # lambda of the paper
     earlier: Tensor | None = None
     earlier_step = 0.0
     for done, level in _levels(schedule, noisy, report):
@@ -63,7 +62,7 @@ def sample_dpm_solver(
         i = len(schedule) - done  # the level as a number
         if i == 0:
             return start
-        step = float(half_log_ratio[i - 1] - half_log_ratio[i])
+        step = float(schedule.log_snr[i - 1] - schedule.log_snr[i])  # h of the paper
         estimate = start
         if earlier is not None:
             estimate = start + (start - earlier) * (step / (2 * earlier_step))

@@ -55,6 +55,11 @@ class NoiseSchedule:
         before = torch.cat([torch.ones(1, dtype=torch.float64), levels[:-1]])
         return NoiseSchedule(1 - levels / before, [int(self.timesteps[i]) for i in index])
 
+    @property
+    def log_snr(self) -> Tensor:
+        """Half the logarithm of the signal-to-noise ratio, log(signal / noise): (T,), falling."""
+        return (self.signal / self.noise).log()
+
     def draw_levels(self, count: int, device: torch.device) -> Tensor:
         """Levels for `count` items, uniform over 0..T-1: (B,) int64."""
         return torch.randint(0, len(self), (count,), device=device)

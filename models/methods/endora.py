@@ -14,7 +14,7 @@ from configs.shapes import VideoShape
 from diffusion.objective import denoising_terms
 from diffusion.samplers import SAMPLERS, SamplerName
 from diffusion.schedule import NoiseSchedule
-from diffusion.spacing import fractional_timesteps, integer_timesteps
+from diffusion.spacing import fractional_timesteps, integer_timesteps, log_snr_timesteps
 from models.backbones.video_transformer import VideoTransformer
 from models.codecs.build import CodecConfig, build_codec
 from models.interface import Batch, Loss, Method, Networks, Phase, Progress, VideoNoise
@@ -73,7 +73,7 @@ class EndoraConfig(MethodConfig):
 class EndoraSampling(SamplingConfig):
     sampler: SamplerName = "ddpm"
     steps: int = 250
-    spacing: Literal["auto", "fractional", "integer"] = "auto"  # auto: integer for ddim if it fits
+    spacing: Literal["auto", "fractional", "integer", "log_snr"] = "auto"  # of the timesteps
     guidance: float = 1.0  # classifier-free guidance scale; 1 is none
     label: int | None = None  # class of every video; none draws without a label
 
@@ -194,7 +194,7 @@ class Endora(Method):
     ) -> Tensor:
         assert isinstance(settings, EndoraSampling)
         shape = self.latents.batch(1)[1:]
-        schedule = self.schedule.respaced(visited_timesteps(settings, len(self.schedule)))
+        schedule = self.schedule.respaced(visited_timesteps(settings, self.schedule))
         latents = SAMPLERS[settings.sampler](
             schedule,
             self.guided_denoise(networks["denoiser"], settings),
@@ -233,13 +233,22 @@ class Endora(Method):
         return denoise
 
 
-def visited_timesteps(settings: EndoraSampling, total: int) -> list[int]:
-    """The training timesteps that the sampler visits, ascending."""
-    fits = total % settings.steps == 0 if settings.steps > 0 else False
-    integer = settings.spacing == "integer" or (
-        settings.spacing == "auto" and settings.sampler == "ddim" and fits
+def visited_timesteps(settings: EndoraSampling, schedule: NoiseSchedule) -> list[int]:
+    """The training timesteps that the sampler visits, ascending.
+
+    `auto` is each sampler's own: integer strides for DDIM where they fit (as published), even
+    steps of the log signal-to-noise ratio for DPM-Solver++, fractional strides otherwise.
+    """
+    total, spacing = len(schedule), settings.spacing
+    if spacing == "auto":
+        fits = settings.steps > 0 and total % settings.steps == 0
+        own = {"ddim": "integer" if fits else "fractional", "dpm_solver": "log_snr"}
+        spacing = own.get(settings.sampler, "fractional")  # type: ignore[assignment]
+    if spacing == "log_snr":
+        return log_snr_timesteps(schedule.log_snr, settings.steps)
+    return (integer_timesteps if spacing == "integer" else fractional_timesteps)(
+        total, settings.steps
     )
-    return (integer_timesteps if integer else fractional_timesteps)(total, settings.steps)
 
 
 METHOD = Endora
