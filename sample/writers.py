@@ -74,7 +74,7 @@ def write_contact_sheet(
     across = max(len(video) for video in shown)
     sheet = np.full(
         (len(shown) * (height + margin) + margin, across * (width + margin) + margin, 3),
-        255,
+        24,  # nearly black, as around an endoscope's picture
         dtype=np.uint8,
     )
     for row, video in enumerate(shown):

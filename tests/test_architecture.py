@@ -28,7 +28,7 @@ MODELS_MAY_IMPORT: dict[str, set[str]] = {
     "interface": set(),
     "layers": set(),
     "backbones": {"layers"},
-    "codecs": {"layers"},
+    "codecs": {"layers", "backbones"},
     "priors": {"layers"},
     "methods": {"interface", "layers", "backbones", "codecs", "priors"},
 }

@@ -56,12 +56,13 @@ class Plan:
     scratch: Path | None  # settings of the run from random weights
     clips: int
     videos: int
-    sampling: Sequence[str]  # KEY=VALUE settings of both sampling stages
+    sampling: Path  # settings of both sampling stages
 
 
 def stages(plan: Plan) -> list[Stage]:
     """The commands, in order."""
     clips, frames = str(plan.folder / "data" / "clips"), str(plan.folder / "data" / "frames")
+    listed = f"{frames}/list.txt"
     train, samples = str(plan.folder / "train"), str(plan.folder / "samples")
     scratch, scratch_samples = str(plan.folder / "scratch"), str(plan.folder / "scratch_samples")
     report = ["-m", "tools.report", "--run", train, "--samples", samples]
@@ -73,7 +74,7 @@ def stages(plan: Plan) -> list[Stage]:
         Stage("videos to frames", ["process_data.py", "-s", clips, "-t", frames, *TARGET_SIZE]),
         Stage(
             "list the frames",
-            ["process_list.py", "-f", frames, "-t", str(plan.folder / "data" / "list.txt")],
+            ["process_list.py", "-f", frames, "-t", listed],
         ),
         Stage("train from the shipped weights", _train(plan, plan.config, train)),
         Stage("sample it", _sample(plan, train, samples)),
@@ -174,10 +175,10 @@ def _plan(arguments: Sequence[str] | None) -> Plan:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
     parser.add_argument("--config", type=Path, default=Path("configs/demo/endora.yaml"))
     parser.add_argument("--scratch", type=Path, default=Path("configs/demo/scratch.yaml"))
+    parser.add_argument("--sampling", type=Path, default=Path("configs/demo/sample.yaml"))
     parser.add_argument("--no-scratch", action="store_true", help="leave the second run out")
     parser.add_argument("--clips", type=int, default=24, help="simulated clips (%(default)s)")
     parser.add_argument("--videos", type=int, default=8, help="sampled videos (%(default)s)")
-    parser.add_argument("sampling", nargs="*", metavar="KEY=VALUE", help="settings of sampling")
     given = parser.parse_args(arguments)
     return Plan(
         folder=given.folder,
@@ -190,12 +191,13 @@ def _plan(arguments: Sequence[str] | None) -> Plan:
 
 
 def _train(plan: Plan, config: Path, output: str) -> list[str]:
-    data = f"data.folder={plan.folder / 'data' / 'frames'}"
-    return ["train.py", "--config", str(config), f"output={output}", data]
+    frames = plan.folder / "data" / "frames"
+    data = [f"data.folder={frames}", f"data.list={frames / 'list.txt'}"]
+    return ["train.py", "--config", str(config), f"output={output}", *data]
 
 
 def _sample(plan: Plan, run: str, output: str) -> list[str]:
-    settings = [f"output={output}", f"count={plan.videos}", *plan.sampling]
+    settings = ["--config", str(plan.sampling), f"output={output}", f"count={plan.videos}"]
     return ["-m", "sample.sample", "--checkpoint", run, *settings]
 
 

@@ -111,17 +111,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _heading(title: str, entry: Entry, stages: Sequence[dict[str, Any]]) -> str:
     clip, versions = entry.settings["clip"], entry.record["versions"]
-    lead = (
-        "Endora learns to generate endoscopy videos: a diffusion model works on the latents of a "
-        "pre-trained image autoencoder, with attention in space and in time, while a frozen "
-        "image model guides its features. This page shows what one run made, next to the clips "
-        "it learned from."
-    )
+    lead = "What one run made, next to what it learned from."
+    if entry.method == "endora":
+        lead = (
+            "Endora learns to generate endoscopy videos: a diffusion transformer with attention "
+            "in space and in time works on the latents of a frozen image autoencoder, while a "
+            "frozen image model guides its features. This page shows what one run made, next to "
+            "the clips it learned from."
+        )
     facts = {
         "videos sampled": str(entry.record["count"]),
-        "frames at pixels": f"{clip['frames']} at {clip['size']} x {clip['size']}",
+        "frames and pixels": f"{clip['frames']} of {clip['size']}x{clip['size']}",
         "training steps here": f"{entry.steps:,}",
-        "method": entry.record["made_by"]["method"],
+        "method": entry.method,
         "torch": versions.get("torch", "?"),
         "device": entry.record["device"],
     }
@@ -131,19 +133,19 @@ def _heading(title: str, entry: Entry, stages: Sequence[dict[str, Any]]) -> str:
 
 
 def _videos(entry: Entry, compared: Entry | None, training: Sequence[Path]) -> str:
-    contents = []
+    contents = [_sampled(entry, FIRST)]
     if training:
-        note = "What the model learned from, at its size and speed."
+        note = "What it learned from, as the model sees it: its frame size and speed."
         contents.append(page.video_panel("Training clips", note, training, PLAIN))
-    contents.append(
-        page.video_panel("Sampled", f"From weights {origin(entry)}.", entry.videos(SHOWN), FIRST)
-    )
     if compared:
-        note = f"From weights {origin(compared)}."
-        contents.append(
-            page.video_panel("Sampled, for comparison", note, compared.videos(SHOWN), SECOND)
-        )
+        contents.append(_sampled(compared, SECOND, wide=bool(training)))
     return page.section("Videos", "", page.panels(*contents))
+
+
+def _sampled(entry: Entry, tone: str, wide: bool = False) -> str:
+    began = "from scratch" if entry.initial is None else "from pre-trained weights"
+    title = f"Sampled, trained {began}"
+    return page.video_panel(title, f"{origin(entry)}.", entry.videos(SHOWN), tone, wide)
 
 
 def _sheet(path: Path, entry: Entry) -> str:
@@ -152,9 +154,8 @@ def _sheet(path: Path, entry: Entry) -> str:
 
 
 def _losses(entry: Entry, compared: Entry | None) -> str:
-    lines = {_short_origin(entry): read_losses(entry.run / "losses.csv")}
-    if compared:
-        lines[_short_origin(compared)] = read_losses(compared.run / "losses.csv")
+    entries = [entry, compared] if compared else [entry]
+    lines = {_label(each): read_losses(each.run / "losses.csv") for each in entries}
     columns: dict[str, dict[str, Points]] = {}
     for name in next(iter(lines.values())):
         if name.split("/")[0] in NOT_LOSSES:
@@ -201,7 +202,7 @@ def _next_steps(entry: Entry) -> str:
         f"python -m sample.sample --checkpoint {entry.run} seed=100 count=8 output=runs/more\n\n"
         f"# the same on your own videos: frames, list, training, samples\n"
         f"python process_data.py -s data/Colonoscopic -t data/Colonoscopic_frames\n"
-        f"python process_list.py -f data/Colonoscopic_frames -t data/train_128_list.txt\n"
+        f"python process_list.py -f data/Colonoscopic_frames -t data/Colonoscopic_frames/list.txt\n"
         f"torchrun --nnodes=1 --nproc_per_node=8 train.py --config configs/col/endora.yaml\n"
         f"bash sample/col.sh runs/col-endora\n"
     )
@@ -209,8 +210,9 @@ def _next_steps(entry: Entry) -> str:
     return page.section("What to do next", text, page.code(commands))
 
 
-def _short_origin(entry: Entry) -> str:
-    return "from scratch" if entry.initial is None else "from pre-trained weights"
+def _label(entry: Entry) -> str:
+    began = "from scratch" if entry.initial is None else "from pre-trained weights"
+    return f"{began} ({entry.run.name})"
 
 
 def _minutes(seconds: float) -> str:

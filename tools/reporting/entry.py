@@ -23,6 +23,11 @@ class Entry:
     record: dict[str, Any]  # the samples.json
 
     @property
+    def method(self) -> str:
+        """The name of the method."""
+        return str(self.record["made_by"]["method"])
+
+    @property
     def steps(self) -> int:
         """Training steps of the weights that made the videos."""
         return int(self.record["made_by"]["step"])
@@ -69,14 +74,12 @@ def origin(entry: Entry) -> str:
     """Where the weights come from, in a sentence that does not promise too much."""
     steps = _steps(entry.steps)
     if entry.initial is None:
-        return f"trained here from random weights, in {steps} and no more"
+        return f"Trained here from random weights, in {steps} and no more"
     path = Path(entry.initial)
-    if not path.is_file():
-        return f"continued here for {steps} from the weights in {entry.initial}"
-    before = read_weights(path).step
+    before = f", made earlier in {_steps(read_weights(path).step)}" if path.is_file() else ""
     return (
-        f"continued here for {steps} from the pre-trained weights in {entry.initial}, which had "
-        f"{_steps(before)} behind them: most of what they know was learned before this run"
+        f"Continued here for {steps} from the pre-trained weights in {entry.initial}{before}: "
+        f"most of what it knows was learned before this run"
     )
 
 

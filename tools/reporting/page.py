@@ -44,11 +44,14 @@ def panels(*contents: str) -> str:
     return f'<div class="panels">{"".join(contents)}</div>\n'
 
 
-def video_panel(title: str, note: str, videos: Sequence[Path], tone: str) -> str:
-    """A titled grid of running videos (mp4 or gif files), with a coloured edge."""
+def video_panel(
+    title: str, note: str, videos: Sequence[Path], tone: str, wide: bool = False
+) -> str:
+    """A titled grid of running videos (mp4 files), with a coloured edge; wide: all in one row."""
     tiles = "".join(_tile(path) for path in videos)
+    kind = "panel wide" if wide else "panel"
     return (
-        f'<div class="panel" style="--tone: {tone}"><h3>{escape(title)}</h3>'
+        f'<div class="{kind}" style="--tone: {tone}"><h3>{escape(title)}</h3>'
         f'<p>{escape(note)}</p><div class="videos">{tiles}</div></div>'
     )
 
@@ -98,8 +101,4 @@ def folded(summary: str, content: str) -> str:
 
 def _tile(path: Path) -> str:
     name = escape(path.stem)
-    if path.suffix == ".mp4":
-        return (
-            f'<video src="{embedded(path)}" title="{name}" autoplay loop muted playsinline></video>'
-        )
-    return f'<img src="{embedded(path)}" alt="{name}">'
+    return f'<video src="{embedded(path)}" title="{name}" autoplay loop muted playsinline></video>'
