@@ -34,7 +34,7 @@ class TinyCodec(Codec):
             self.autoencoder = autoencoder_like(encoder, decoder)
             self.autoencoder.encoder.load_state_dict(encoder)
             self.autoencoder.decoder.load_state_dict(decoder)
-        except (RuntimeError, KeyError, IndexError) as error:
+        except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"{weights}: not a tiny autoencoder: {error}") from None
         self.stride, self.channels = self.autoencoder.stride, self.autoencoder.channels
         zeros, ones = torch.zeros(self.channels), torch.ones(self.channels)

@@ -1,0 +1,200 @@
+"""Endora as a method: guidance, sampling noise, conditioning, configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from configs.shapes import VideoShape
+from diffusion.schedule import NoiseSchedule
+from models.codecs.build import CodecConfig
+from models.interface import Batch, VideoNoise
+from models.methods.endora import (
+    Endora,
+    EndoraConfig,
+    EndoraSampling,
+    TransformerConfig,
+    visited_timesteps,
+)
+from models.priors.features import PriorConfig
+
+SHAPE = VideoShape(4, 3, 16, 16)
+
+
+def endora(
+    transformer: Mapping[str, Any] | None = None,
+    prior: Mapping[str, Any] | None = None,
+    training: bool = True,
+) -> Endora:
+    sizes = {"patch": 2, "depth": 4, "width": 32, "heads": 2} | dict(transformer or {})
+    settings = {"name": "resnet18", "weights": "untrained", "layers": [1, 2], "pairs": [0, 1]}
+    config = EndoraConfig(
+        transformer=TransformerConfig(**sizes),
+        codec=CodecConfig(name="pixels", weights=None, stride=2),
+        prior=PriorConfig(**(settings | dict(prior or {}))),
+    )
+    return Endora(config, SHAPE, training=training)
+
+
+def batch(images: int = 2) -> Batch:
+    torch.manual_seed(5)
+    return Batch(
+        torch.rand(SHAPE.batch(3)) * 2 - 1,
+        torch.rand(3, images, 3, 16, 16) * 2 - 1 if images else None,
+    )
+
+
+def trained(method: Endora) -> dict[str, nn.Module]:
+    """Networks with their zero gates opened."""
+    torch.manual_seed(0)
+    networks = method.build_networks()
+    for parameter in networks["denoiser"].parameters():
+        if parameter.abs().max() == 0:
+            nn.init.normal_(parameter, std=0.1)
+    return networks
+
+
+def loss(method: Endora, networks: dict[str, nn.Module], step: int = 0, images: int = 2) -> Any:
+    torch.manual_seed(1)
+    return method.phases(step)[0].loss(networks, batch(images))
+
+
+def test_the_total_is_the_sum_of_its_parts() -> None:
+    method = endora(prior={"weight": 0.5})
+    value = loss(method, trained(method))
+    parts = value.parts
+    assert set(parts) == {"mse", "vb", "prior"}
+    expected = parts["mse"] + parts["vb"] + 0.5 * parts["prior"]
+    torch.testing.assert_close(value.total.detach(), expected)
+
+
+def test_a_new_network_predicts_no_noise() -> None:
+    method = endora()
+    assert loss(method, method.build_networks()).parts["mse"].item() == pytest.approx(1, abs=0.05)
+
+
+def test_no_prior_builds_no_head() -> None:
+    method = endora(prior={"weight": 0.0})
+    networks = method.build_networks()
+    assert not hasattr(networks["denoiser"], "guide")
+    assert set(method.frozen_networks()) == {"codec"}
+    assert set(loss(method, networks).parts) == {"mse", "vb"}
+
+
+def test_guidance_can_end_and_still_reaches_every_parameter() -> None:
+    method = endora(prior={"until_step": 5})
+    networks = trained(method)
+    assert "prior" in loss(method, networks, step=4).parts
+    late = loss(method, networks, step=5)
+    assert late.parts["prior"] == 0
+    late.total.backward()
+    head = list(networks["denoiser"].guide.parameters())
+    assert all(parameter.grad is not None and parameter.grad.abs().max() == 0 for parameter in head)
+
+
+def test_the_prior_changes_the_gradients_of_the_transformer() -> None:
+    gradients = []
+    for weight in (1e-6, 10.0):
+        method = endora(prior={"weight": weight})
+        networks = trained(method)
+        loss(method, networks).total.backward()
+        gradients.append(networks["denoiser"].transformer.patch_embedding.weight.grad)
+    assert (gradients[0] - gradients[1]).abs().max() > 0.1 * gradients[0].abs().max()
+
+
+def test_sampling_needs_no_weights_of_the_prior() -> None:
+    method = endora(prior={"weights": "/nowhere.pth"}, training=False)
+    trained_method = endora()
+    networks = method.build_networks()
+    networks["denoiser"].load_state_dict(trained(trained_method)["denoiser"].state_dict())
+    assert "prior" not in method.frozen_networks()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm_solver"])
+def test_a_video_depends_on_its_seed_alone(sampler: str) -> None:
+    method = endora()
+    denoiser = trained(method)["denoiser"].eval()
+    settings = EndoraSampling(sampler=sampler, steps=5)  # type: ignore[arg-type]
+
+    def sample(*seeds: int) -> torch.Tensor:
+        with torch.no_grad():
+            return method.sample({"denoiser": denoiser}, VideoNoise(seeds, "cpu"), settings)
+
+    together = sample(7, 8, 9)
+    assert together.shape == SHAPE.batch(3)
+    assert together.abs().max() <= 1
+    torch.testing.assert_close(together[1:2], sample(8), atol=1e-4, rtol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 0.01
+
+
+def test_guidance_scale_one_is_conditional_and_zero_unconditional() -> None:
+    method = endora(transformer={"classes": 3})
+    denoiser = trained(method)["denoiser"].eval()
+    noisy, timestep = torch.randn(method.latents.batch(2)), torch.tensor([500, 500])
+    with torch.no_grad():
+        plain = denoiser(noisy, timestep).prediction
+        labelled = denoiser(noisy, timestep, torch.tensor([1, 1])).prediction
+
+        def guided(scale: float) -> torch.Tensor:
+            settings = EndoraSampling(guidance=scale, label=1)
+            return method.guided_denoise(denoiser, settings)(noisy, timestep)
+
+        torch.testing.assert_close(guided(1.0), labelled)
+        noise, variance = guided(0.0).chunk(2, dim=2)
+        torch.testing.assert_close(noise, plain.chunk(2, dim=2)[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(variance, labelled.chunk(2, dim=2)[1], atol=1e-5, rtol=1e-4)
+        half = (guided(0.5) - (guided(0.0) + guided(1.0)) / 2).abs().max()
+        assert half < 1e-5
+
+
+def test_wrong_sampling_choices_are_refused() -> None:
+    method = endora(transformer={"classes": 3})
+    denoiser = method.build_networks()["denoiser"]
+    for settings, message in (
+        (EndoraSampling(label=3), "knows 3 classes"),
+        (EndoraSampling(guidance=2.0), "needs a class"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            method.guided_denoise(denoiser, settings)
+
+
+def test_each_sampler_has_its_own_spacing() -> None:
+    schedule = NoiseSchedule.linear()
+    integer = visited_timesteps(EndoraSampling(sampler="ddim", steps=50), schedule)
+    assert integer == list(range(0, 1000, 20))
+    uneven = visited_timesteps(EndoraSampling(sampler="ddim", steps=30), schedule)
+    assert (uneven[0], uneven[-1], len(uneven)) == (0, 999, 30)
+    solver = visited_timesteps(EndoraSampling(sampler="dpm_solver", steps=10), schedule)
+    assert solver[-1] == 999
+    assert solver[1] - solver[0] < 20
+
+
+def test_impossible_settings_are_refused_with_their_names() -> None:
+    with pytest.raises(ValueError, match=r"method\.prior\.pairs.*pairs 0\.\.1"):
+        endora(prior={"pairs": [0, 2]})
+    with pytest.raises(ValueError, match=r"method\.prior\.layers"):
+        endora(prior={"pairs": [0]})
+    with pytest.raises(ValueError, match=r"choose clip\.size"):
+        endora(transformer={"patch": 16})
+
+
+def test_no_images_is_fine() -> None:
+    method = endora()
+    value = loss(method, trained(method), images=0)
+    assert torch.isfinite(value.total)
+
+
+def test_bfloat16_stays_close_to_float32() -> None:
+    method = endora()
+    networks = trained(method)
+    exact = loss(method, networks)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss(method, networks)
+    for name, value in exact.parts.items():
+        torch.testing.assert_close(rounded.parts[name], value, rtol=0.05, atol=0.01)
+    assert dataclasses.is_dataclass(exact)
