@@ -336,9 +336,9 @@ def _decode_with_decord(
     path: Path | str, table: FrameTable, wanted: Sequence[int]
 ) -> dict[int, Pixels] | None:
     """The same pictures from decord, or None where it is absent or not to be trusted."""
-    if not table.suits_decord or not _has_decord():
+    if not table.suits_decord or _process_of_decord() != os.getpid():
         return None
-    reader = _decord_reader(os.getpid(), *_identity(path))
+    reader = _decord_reader(*_identity(path))
     if reader is None or len(reader) != len(table):
         return None
     batch = reader.get_batch(list(wanted)).asnumpy()
@@ -346,13 +346,17 @@ def _decode_with_decord(
 
 
 @functools.cache
-def _has_decord() -> bool:
-    return find_spec("decord") is not None
+def _process_of_decord() -> int | None:
+    """The process that decord belongs to: the first one to use it, None where it is absent.
+
+    A process forked from one that has used decord waits for ever in it; it inherits the answer
+    kept here, sees that it is another process, and takes PyAV.
+    """
+    return os.getpid() if find_spec("decord") is not None else None
 
 
-# The process is part of the key: an open file must not be shared by a forked worker.
 @functools.lru_cache(maxsize=4)
-def _decord_reader(_process: int, path: str, _size: int, _modified: int) -> Any:
+def _decord_reader(path: str, _size: int, _modified: int) -> Any:
     import decord
 
     try:
