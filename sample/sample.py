@@ -19,7 +19,7 @@ from sample.job import command_line, run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; see the text above."""
-    parsed = command_line(__doc__).parse_args(arguments)
+    parsed = command_line(__doc__).parse_intermixed_args(arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("sample.sample is for one process; torchrun starts -m sample.sample_ddp")
     return run(parsed)

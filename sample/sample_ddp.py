@@ -16,7 +16,7 @@ from sample.job import command_line, run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run this process's share of the job; see the text above."""
-    return run(command_line(__doc__).parse_args(arguments))
+    return run(command_line(__doc__).parse_intermixed_args(arguments))
 
 
 if __name__ == "__main__":
