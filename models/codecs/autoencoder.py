@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def load_autoencoder(source: str) -> Any:
         "AutoencoderTiny": diffusers.AutoencoderTiny,
     }
     is_folder = Path(source).is_dir()
+    warnings.filterwarnings("ignore", module="huggingface_hub")  # of diffusers' own calls to it
     try:
         config = diffusers.AutoencoderKL.load_config(source, local_files_only=is_folder)
         name = config.get("_class_name")
