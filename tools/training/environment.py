@@ -33,7 +33,9 @@ def describe_environment(runtime: Runtime) -> dict[str, Any]:
         "git_has_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "packages": package_versions(),
         "cuda": torch.version.cuda if on_gpu else None,
-        "device": torch.cuda.get_device_name(runtime.device) if on_gpu else platform.processor(),
+        "device": torch.cuda.get_device_name(runtime.device)
+        if on_gpu
+        else f"cpu ({platform.machine()})",
         "host": platform.node(),
         "world_size": runtime.world_size,
         "bf16": runtime.bf16,

@@ -87,7 +87,7 @@ class RunLog:
             step,
             self.config.train.steps,
             self.runtime.world_size,
-            environment["device"] or self.runtime.device.type,
+            environment["device"],
             " in bf16" if self.runtime.bf16 else "",
             environment["git_commit"],
         )
