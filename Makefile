@@ -23,6 +23,8 @@ export OMP_NUM_THREADS ?= $(CORES)
 # Nothing here may depend on a hub being reachable.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
+# The annotations of installed packages are those for the version that installed them.
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py \
 	models/registry.py train.py process_data.py process_list.py)
 SCRIPTS := $(wildcard sample/*.sh tools/slurm/*.sh tools/slurm/*.slurm .ci/run)
@@ -57,7 +59,7 @@ lint: $(INSTALLED)  ## check layout, code and shell scripts
 	if command -v shellcheck > /dev/null; then shellcheck -x $(SCRIPTS); fi
 
 types: $(INSTALLED)  ## check type annotations
-	$(RUN) -m mypy $(TYPED)
+	$(RUN) -m mypy --python-version $$($(RUN) -c '$(VERSION)') $(TYPED)
 
 clean:  ## delete the environment, caches and the demo's results; other runs and data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/demo data/demo
