@@ -156,8 +156,8 @@ def march(
                 break
             hit = torch.zeros(len(alive), dtype=torch.bool)
         near = torch.where(hit, near, here)
-        stride = torch.maximum(0.25 * clear, (0.9 * safe).clamp(max=0.9 * REACH)) / length
-        stride = torch.maximum(stride, 0.004 * here + 0.1 * first)
+        stride = torch.maximum(0.35 * clear, (0.9 * safe).clamp(max=0.9 * REACH)) / length
+        stride = torch.maximum(stride, 0.006 * here + 0.2 * first)
         here = torch.where(hit, here, (here + stride).clamp(max=far))
     below[alive], above[alive] = near, here
     return _refined(wall, origin, rays, below, above)
