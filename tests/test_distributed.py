@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -41,19 +43,25 @@ def arguments(frames: Path, output: Path, *overrides: str) -> list[str]:
     return [*toy, *data, "train.log_every=1", "train.preview_every=0", *overrides]
 
 
-def launch(*command: str) -> subprocess.Popen[str]:
-    """Two processes by torchrun, in a session of their own."""
+@contextlib.contextmanager
+def launched(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """Two processes by torchrun, in a session of their own, which ends with the block."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     # A port of its own choice, so that tests may run side by side.
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "train.py"]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*torchrun, *command],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -61,22 +69,23 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_two_processes_stopped_once_equal_one_of_the_double_batch(
     frames: Path, tmp_path: Path
 ) -> None:
     two = arguments(frames, tmp_path / "two", "train.batch_size=2", "train.accumulation=2")
 
     # A stop that one process alone is asked for ends both after the same step.
-    process = launch(*two, "train.steps=1000000", "train.save_every=1000000")
-    wait_for(tmp_path / "two" / "losses.csv", process)
-    os.kill(pid_of_rank(1, process.pid), signal.SIGTERM)
-    errors = process.communicate(timeout=90)[1]
+    with launched(*two, "train.steps=1000000", "train.save_every=1000000") as process:
+        wait_for(tmp_path / "two" / "losses.csv", process)
+        os.kill(pid_of_rank(1, process.pid), signal.SIGTERM)
+        errors = process.communicate(timeout=90)[1]
     assert process.returncode == 0, errors
     (step,) = checkpoint_files(tmp_path / "two" / "checkpoints")
     assert f"stopped at step {step} as asked" in errors
 
-    process = launch(*two, f"train.steps={step + 3}")
-    errors = process.communicate(timeout=90)[1]
+    with launched(*two, f"train.steps={step + 3}") as process:
+        errors = process.communicate(timeout=90)[1]
     assert process.returncode == 0, errors
 
     one = tmp_path / "one"

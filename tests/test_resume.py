@@ -97,16 +97,20 @@ def test_accumulated_rounds_go_on_exactly_too(frames: Path, tmp_path: Path) -> N
     assert not differences(final(tmp_path / "whole"), final(tmp_path / "parts"))
 
 
-def start(arguments: list[str]) -> Any:
+def start(arguments: list[str], request: pytest.FixtureRequest) -> Any:
     """The command in a fresh process, forked from a server that has imported it already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "torch.utils.tensorboard", "torch._dynamo"])
     process = context.Process(target=run_command, args=(partial(main, arguments),))
     process.start()
+    request.addfinalizer(process.kill)
     return process
 
 
-def test_a_run_killed_at_any_moment_goes_on_exactly(frames: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on_exactly(
+    frames: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """SIGKILL again and again, mostly while a checkpoint is being written."""
     # Large clips and a save after every step: writing takes most of the time.
     steps = ["train.steps=60", "train.save_every=1", "train.keep_last=2", "train.log_every=1"]
@@ -116,7 +120,7 @@ def test_a_run_killed_at_any_moment_goes_on_exactly(frames: Path, tmp_path: Path
     arguments = command("toy", frames, tmp_path / "killed", *steps, *large)
     moments = random.Random(0)
     reached: list[int] = []
-    process = start(arguments)
+    process = start(arguments, request)
     while len(reached) < 5:
         folder = tmp_path / "killed" / "checkpoints"
         before = max(checkpoint_files(folder), default=0)
@@ -126,7 +130,7 @@ def test_a_run_killed_at_any_moment_goes_on_exactly(frames: Path, tmp_path: Path
         process.join()
         reached.append(max(checkpoint_files(folder)))
         workers = f"data.workers={len(reached) % 2}"
-        process = start([*arguments, workers])
+        process = start([*arguments, workers], request)
     process.join(120)
     assert process.exitcode == 0
     assert reached[0] < 60, "the first kill came after the end; make the run longer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -230,6 +231,7 @@ def test_a_full_disk_is_one_line_and_keeps_earlier_checkpoints(
     assert read_checkpoint(folder / "step_00000002.pt")["step"] == 2
 
 
+@pytest.mark.slow
 def test_the_real_command_stops_on_sigterm_and_goes_on(
     arguments: list[str], tmp_path: Path
 ) -> None:
@@ -237,12 +239,16 @@ def test_the_real_command_stops_on_sigterm_and_goes_on(
     command = [sys.executable, "train.py", *arguments, "data.workers=2", "train.steps=1000000"]
     # A line per step would be long; a save per step would hide that the stop saves.
     command += ["train.log_every=50", "train.save_every=1000000", "train.preview_every=0"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=TOY.parents[2], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(tmp_path / "run" / "losses.csv")
-    os.killpg(process.pid, signal.SIGTERM)
-    errors = process.communicate(timeout=60)[1]
+    ) as process:
+        try:
+            wait_for(tmp_path / "run" / "losses.csv")
+            os.killpg(process.pid, signal.SIGTERM)
+            errors = process.communicate(timeout=60)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     (step,) = checkpoint_files(tmp_path / "run" / "checkpoints")
