@@ -71,8 +71,8 @@ def train(config: RunConfig) -> int:
                 log.add(state.take(phase, rounds))
             state.end_step()
             log.write_if_due(state.step, state.learning_rates())
-            preview_if_due(method, state, settings, runtime, log)
             checkpoints.save_if_due(state)
+            preview_if_due(method, state, runtime, log, stop)
 
         batches.close()
         checkpoints.save(state)

@@ -126,6 +126,8 @@ class Checkpoints:
                 f"{path} is of another model: {'; '.join(fixed)}; "
                 f"undo the change or choose another `output`"
             )
+        if not self.runtime.is_main:
+            return  # one warning is enough
         if changed:
             logger.warning("settings changed since %s: %s", path.name, "; ".join(changed.values()))
         if saved["world_size"] != self.runtime.world_size:

@@ -2,48 +2,62 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from PIL import Image
 from torch import Tensor
 
-from configs.schema import TrainConfig
-from models.interface import Method, VideoNoise
+from models.interface import Method, Progress, VideoNoise
 from tools.training.files import naming
 from tools.training.logging import RunLog
 from tools.training.runtime import Runtime
 from tools.training.state import TrainState
+from tools.training.stopping import StoppedError, StopRequest
 
 FOLDER = "previews"  # inside the run folder
 
+logger = logging.getLogger(__name__)
+
 
 def preview_if_due(
-    method: Method, state: TrainState, settings: TrainConfig, runtime: Runtime, log: RunLog
+    method: Method, state: TrainState, runtime: Runtime, log: RunLog, stop: StopRequest
 ) -> None:
     """Every train.preview_every steps and at the end, draw videos on the main process.
 
     The first average samples. The other processes wait. The global random numbers that this
-    uses up do not matter, for every training step sets them anew.
+    uses up do not matter, for every training step sets them anew. A request to stop ends it.
     """
+    settings = state.settings
     last = state.step == settings.steps
     if not settings.preview_every or (state.step % settings.preview_every and not last):
         return
     log.pause()
     if runtime.is_main:
-        path = log.folder / FOLDER / f"step_{state.step:08d}.png"
-        strip = contact_strip(draw_previews(method, state, settings.preview_count, runtime))
-        with naming(path):
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(strip.permute(1, 2, 0).numpy()).save(path)
-            log.add_preview(state.step, strip)
+        try:
+            videos = draw_previews(method, state, runtime, progress=stop.check)
+            _write(contact_strip(videos), state.step, log)
+        except StoppedError:
+            logger.info("no preview of step %d, for the run is to stop", state.step)
     runtime.barrier()
     log.resume()
 
 
-def draw_previews(method: Method, state: TrainState, count: int, runtime: Runtime) -> Tensor:
-    """(count, F, 3, H, W) in [-1, 1] from the first average, video k from seed k."""
-    noise = VideoNoise(range(count), runtime.device)
+def draw_previews(
+    method: Method, state: TrainState, runtime: Runtime, progress: Progress | None = None
+) -> Tensor:
+    """(train.preview_count, F, 3, H, W) in [-1, 1] from the first average, video k from seed k."""
+    noise = VideoNoise(range(state.settings.preview_count), runtime.device)
     with torch.no_grad(), runtime.autocast():
-        return method.sample(state.averages[0].networks, noise, method.Sampling())
+        return method.sample(state.averages[0].networks, noise, method.Sampling(), progress)
+
+
+def _write(strip: Tensor, step: int, log: RunLog) -> None:
+    path = log.folder / FOLDER / f"step_{step:08d}.png"
+    with naming(path):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(strip.permute(1, 2, 0).numpy()).save(path)
+        log.add_preview(step, strip)
 
 
 def contact_strip(videos: Tensor) -> Tensor:

@@ -79,17 +79,19 @@ def start_runtime(precision: Precision = "auto") -> Iterator[Runtime]:
     launched = "WORLD_SIZE" in os.environ
     if launched:
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
-    yield Runtime(
+        own = device if device.type == "cuda" else None
+        dist.init_process_group(backend, timeout=LONGEST_WAIT, device_id=own)
+    runtime = Runtime(
         device=device,
         rank=dist.get_rank() if launched else 0,
         world_size=dist.get_world_size() if launched else 1,
         bf16=_use_bf16(precision, device),
     )
+    yield runtime
     # Not after an error: the others may be inside a collective, and leaving it would wait for
     # them, while the launcher ends them as soon as this process has failed.
     if launched:
-        dist.barrier()  # the main process may still be writing
+        runtime.barrier()  # the main process may still be writing
         dist.destroy_process_group()
 
 

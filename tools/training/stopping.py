@@ -19,6 +19,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 ECHO_SECONDS = 3.0  # a launcher repeats the signal that its processes have had already
 
 
+class StoppedError(Exception):
+    """Long work that may be left out was interrupted, for the run is to stop."""
+
+
 class StopRequest:
     """Notices signals, and lets all processes stop after the same step.
 
@@ -61,6 +65,11 @@ class StopRequest:
             self.signal_number = max(self.signal_number, shared)
             return bool(shared)
         return bool(self.signal_number)
+
+    def check(self, done: int = 0, total: int = 0) -> None:
+        """As a progress callback: raise StoppedError once this process has been asked to stop."""
+        if self.signal_number:
+            raise StoppedError
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:

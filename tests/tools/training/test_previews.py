@@ -12,6 +12,7 @@ from tools.training.logging import RunLog
 from tools.training.previews import contact_strip, draw_previews, preview_if_due
 from tools.training.runtime import Runtime
 from tools.training.state import TrainState
+from tools.training.stopping import StopRequest
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -42,7 +43,7 @@ def test_previews_come_when_due_and_at_the_end(
     state = TrainState(method, config.train, CPU)
     state.step = step
     with RunLog(config, CPU) as log:
-        preview_if_due(method, state, config.train, CPU, log)
+        preview_if_due(method, state, CPU, log, StopRequest(CPU))
     path = tmp_path / "previews" / f"step_{step:08d}.png"
     assert path.exists() == due
     if due:
@@ -54,9 +55,23 @@ def test_previews_use_the_average_and_fixed_noise(tmp_path: Path, root: Path) ->
     config = load_run(root / "configs/demo/toy.yaml", [f"output={tmp_path}"], method_config)
     method = build_method(config)
     state = TrainState(method, config.train, CPU)
-    first = draw_previews(method, state, 2, CPU)
+    first = draw_previews(method, state, CPU)
     torch.nn.init.constant_(state.networks["mean"].pixels, 1.0)
     torch.rand(5)
-    assert torch.equal(draw_previews(method, state, 2, CPU), first)
+    assert torch.equal(draw_previews(method, state, CPU), first)
     torch.nn.init.constant_(state.averages[0].networks["mean"].pixels, 1.0)
-    assert not torch.equal(draw_previews(method, state, 2, CPU), first)
+    assert not torch.equal(draw_previews(method, state, CPU), first)
+
+
+def test_a_request_to_stop_ends_a_preview(tmp_path: Path, root: Path) -> None:
+    overrides = [f"output={tmp_path}", "train.preview_every=2"]
+    config = load_run(root / "configs/demo/toy.yaml", overrides, method_config)
+    method = build_method(config)
+    state = TrainState(method, config.train, CPU)
+    state.step = 2
+    stop = StopRequest(CPU)
+    stop.signal_number = 15
+    with RunLog(config, CPU) as log:
+        preview_if_due(method, state, CPU, log, stop)
+    assert not (tmp_path / "previews").exists()
+    assert "no preview of step 2" in (tmp_path / "log.txt").read_text()
