@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,19 +135,26 @@ class Anatomy:
 
     @classmethod
     def random(cls, rng: np.random.Generator, lesion: bool) -> Anatomy:
-        """Draw one."""
+        """Draw one; its lesion lies on bare liver near the middle of the view."""
         side = float(rng.choice([-1, 1]))
-        spot = (side * rng.uniform(20, 34), rng.uniform(-22, 18), rng.uniform(4.0, 7.0))
-        return cls(
+        anatomy = cls(
             side,
             np.array([side * rng.uniform(-20, 8), rng.uniform(-80, -50)]),
             np.array([side * rng.uniform(-10, 4), rng.uniform(-5, 16)]),
             (rng.uniform(15, 22), rng.uniform(8, 12)),
             np.array([-side * rng.uniform(0, 35), rng.uniform(70, 95)]),
             rng.uniform(16, 26),
-            spot if lesion else None,
+            None,
             int(rng.integers(2**31)),
         )
+        radius, places = rng.uniform(4.0, 7.0), rng.uniform(-30, 30, (60, 2))
+        if not lesion:
+            return anatomy
+        bare = blur(anatomy.layers(CELLS)[1][0], (radius / 0.7, radius / 0.7))
+        columns, rows = ((places.T + HALF) / (2 * HALF) * (CELLS - 1)).astype(int)
+        worth = np.minimum(bare[rows, columns], 0.97) - 0.012 * np.hypot(*places.T)
+        x, y = places[int(np.argmax(worth))]
+        return replace(anatomy, nodule=(float(x), float(y), radius))
 
     def layers(self, cells: int) -> tuple[Grid, Grid, Grid]:
         """Surface z (U, V), shares of `ORGANS` (4, U, V) and share of lesion, on a square grid."""
@@ -159,6 +166,7 @@ class Anatomy:
             scale = millimetres / (2 * HALF / 256)
             return _resized(smooth_noise(rng, coarse, (scale, scale)), cells)
 
+        plain_x, plain_y = x, y
         x = x + 5 * noise(16)
         y = y + 5 * noise(16)
         along, off = _to_segment(x, y, self.fundus, self.neck)
@@ -178,7 +186,7 @@ class Anatomy:
         lesion = np.zeros_like(surface)
         if self.nodule is not None:
             place_x, place_y, radius = self.nodule
-            distance = np.hypot(x - place_x, y - place_y) / radius
+            distance = np.hypot(plain_x - place_x, plain_y - place_y) / radius
             lesion = np.clip((1.05 - distance) / 0.15, 0, 1) * shares[0]
             surface -= 0.55 * radius * np.sqrt(np.clip(1 - distance**2, 0, 1)) * shares[0]
         surface = blur(surface.astype(np.float32), (cells / 512, cells / 512))
