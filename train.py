@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from configs.errors import run_command
+from configs.errors import one_line, run_command
 from configs.load import load_run, to_yaml
 from configs.schema import RunConfig
 from datasets.sampling import endless_batches
@@ -100,7 +100,11 @@ def load_initial_weights(state: TrainState, config: RunConfig) -> None:
 def describe(config: RunConfig) -> None:
     """Print the complete settings, and the sizes of the networks without making them."""
     print(to_yaml(config), end="", flush=True)
-    method = build_method(config)
+    try:
+        method = build_method(config)
+    except FileNotFoundError as error:  # the settings can be read without the weights they name
+        print(f"# networks not counted: {one_line(error)}")
+        return
     with torch.device("meta"):
         networks = method.build_networks()
     for name, network in networks.items():

@@ -110,6 +110,19 @@ def test_a_dry_run_prints_settings_and_sizes_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_needs_no_weights_but_sizes_that_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endora = ["--dry-run", "--config", str(TOY.parent / "endora.yaml"), "method.codec.name=tiny"]
+    assert status_of([*endora, f"method.codec.weights={tmp_path / 'absent.safetensors'}"]) == 0
+    text = capsys.readouterr().out
+    assert "# networks not counted: " in text
+    assert "absent.safetensors" in text
+    pixels = ["method.codec.name=pixels", "method.codec.weights=null"]
+    line = refused([*endora, *pixels, "clip.size=60"], capsys)
+    assert "a 60x60 frame cannot be divided into 8x8 cells" in line
+
+
 def test_a_new_run_may_start_from_exported_weights(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
