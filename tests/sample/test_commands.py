@@ -99,7 +99,7 @@ def test_a_killed_job_goes_on_with_the_same_videos(
     root: Path, tmp_path: Path, weights: Path
 ) -> None:
     base = [sys.executable, "-m", "sample.sample", "--checkpoint", str(weights), "batch_size=1"]
-    settings = ["count=200", "formats=[npz,png]"]
+    settings = ["count=60", "formats=[npz,png]"]
     killed = tmp_path / "killed"
     process = start([*base, *settings, f"output={killed}"], root)
     limit = time.monotonic() + 60
@@ -107,13 +107,13 @@ def test_a_killed_job_goes_on_with_the_same_videos(
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert 5 <= len(videos(killed)) < 200, "the job must be killed in the middle"
+    assert 5 <= len(videos(killed)) < 60, "the job must be killed in the middle"
 
     again = run([*base, *settings, f"output={killed}"], root)
     whole = run([*base, *settings, f"output={tmp_path / 'whole'}"], root)
     assert (again.returncode, whole.returncode) == (0, 0), again.stderr + whole.stderr
     first, second = videos(killed), videos(tmp_path / "whole")
-    assert len(first) == 200
+    assert len(first) == 60
     for name, video in second.items():
         np.testing.assert_array_equal(first[name], video)
     assert not list(killed.glob(".[0-9]*"))
