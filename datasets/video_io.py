@@ -338,10 +338,17 @@ def _decode_with_decord(
     """The same pictures from decord, or None where it is absent or not to be trusted."""
     if not table.suits_decord or _process_of_decord() != os.getpid():
         return None
-    reader = _decord_reader(*_identity(path))
-    if reader is None or len(reader) != len(table):
+    import decord
+
+    try:
+        reader = _decord_reader(*_identity(path))
+        if len(reader) != len(table):
+            return None
+        batch = reader.get_batch(list(wanted)).asnumpy()
+    except decord.DECORDError:
+        # Broken, perhaps: PyAV reads it or says what is wrong. The reader is of no more use.
+        _decord_reader.cache_clear()
         return None
-    batch = reader.get_batch(list(wanted)).asnumpy()
     return dict(zip(wanted, batch, strict=True))
 
 
@@ -359,10 +366,7 @@ def _process_of_decord() -> int | None:
 def _decord_reader(path: str, _size: int, _modified: int) -> Any:
     import decord
 
-    try:
-        return decord.VideoReader(path, num_threads=1)
-    except (decord.DECORDError, RuntimeError):
-        return None
+    return decord.VideoReader(path, num_threads=1)
 
 
 # ---------------------------------------------------------------- opening
