@@ -12,7 +12,7 @@ from models.codecs.interface import Codec
 class CodecConfig:
     """Settings of the step between pixels and latents."""
 
-    name: Literal["autoencoder", "tiny", "pixels"] = "autoencoder"
+    name: Literal["autoencoder", "tiny", "trained", "pixels"] = "autoencoder"
     weights: str | None = "stabilityai/sd-vae-ft-mse"  # hub name, folder or file; pixels: none
     stride: int = 8  # side of a cell in pixels; read only by the codec `pixels`
 
@@ -34,6 +34,10 @@ def _build(config: CodecConfig) -> Codec:
         from models.codecs.tiny import TinyCodec
 
         return TinyCodec(config.weights)
+    if config.name == "trained":
+        from models.codecs.trained import TrainedCodec
+
+        return TrainedCodec(config.weights)
     from models.codecs.autoencoder import DiffusersCodec
 
     return DiffusersCodec(config.weights)

@@ -1,4 +1,4 @@
-"""Small convolutional autoencoders from a file: TAESD's family, or one trained here."""
+"""Small convolutional autoencoders of TAESD's family, from their published files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ State = Mapping[str, Tensor]
 class TinyCodec(Codec):
     """A `TinyAutoencoder` whose sizes are read from its weights.
 
-    Input:   `weights` is a .safetensors export of the method `autoencoder`, or the common start
-             of a pair of files, such as `taef2` for taef2_encoder.pth and taef2_decoder.pth
-             (also .safetensors)
+    Input:   `weights` is the common start of a pair of files, such as `taef2` for
+             taef2_encoder.pth and taef2_decoder.pth (also .safetensors)
     Raises:  FileNotFoundError or ValueError, naming the file
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, weights: str) -> None:
         super().__init__()
-        encoder, decoder, statistics = _read(Path(weights))
+        encoder, decoder = (_load(_half(Path(weights), half)) for half in ("encoder", "decoder"))
         try:
             self.autoencoder = autoencoder_like(encoder, decoder)
             self.autoencoder.encoder.load_state_dict(encoder)
@@ -37,16 +33,13 @@ class TinyCodec(Codec):
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"{weights}: not a tiny autoencoder: {error}") from None
         self.stride, self.channels = self.autoencoder.stride, self.autoencoder.channels
-        zeros, ones = torch.zeros(self.channels), torch.ones(self.channels)
-        self.register_buffer("mean", statistics.get("mean", zeros).float()[:, None, None])
-        self.register_buffer("deviation", statistics.get("deviation", ones).float()[:, None, None])
         self.float()
 
     def encode_images(self, images: Tensor) -> Tensor:
-        return (self.autoencoder.encode(images) - self.mean) / self.deviation
+        return self.autoencoder.encode(images)
 
     def decode_images(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents * self.deviation + self.mean)
+        return self.autoencoder.decode(latents)
 
 
 def autoencoder_like(encoder: State, decoder: State) -> TinyAutoencoder:
@@ -82,25 +75,14 @@ def _layers(state: State) -> dict[int, set[str]]:
     return dict(sorted(layers.items()))
 
 
-def _read(path: Path) -> tuple[State, State, State]:
-    if path.suffix == ".safetensors" and path.is_file():
-        state = _load(path)
-        halves = [
-            _without_prefix(state, f"autoencoder/autoencoder.{half}.")
-            for half in ("encoder", "decoder")
-        ]
-        return halves[0], halves[1], _without_prefix(state, "autoencoder/")
-    return _load(_half(path, "encoder")), _load(_half(path, "decoder")), {}
-
-
 def _half(path: Path, half: str) -> Path:
     candidates = [path.with_name(f"{path.name}_{half}{end}") for end in (".safetensors", ".pth")]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"method.codec.weights: found neither {path} nor {candidates[-1]}; give a .safetensors "
-        f"file, or the start of a pair NAME_encoder.pth, NAME_decoder.pth"
+        f"method.codec.weights: no file {candidates[-1]}; give the common start of a pair "
+        f"NAME_encoder.pth, NAME_decoder.pth"
     )
 
 
@@ -111,7 +93,3 @@ def _load(path: Path) -> State:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - the readers raise many kinds for a broken file
         raise ValueError(f"{path}: not a readable weight file ({type(error).__name__})") from None
-
-
-def _without_prefix(state: State, prefix: str) -> State:
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.backbones.patch_autoencoder import PatchAutoencoder
 from models.backbones.tiny_autoencoder import TinyAutoencoder
 from models.codecs.build import CodecConfig, build_codec
-from models.methods.autoencoder import AutoencoderConfig, TrainedAutoencoder
 
 
 def videos(size: int = 16) -> torch.Tensor:
@@ -49,27 +49,26 @@ def test_a_tiny_autoencoder_is_rebuilt_from_its_weights(tmp_path: Path, pooled: 
     assert not any(parameter.requires_grad for parameter in codec.parameters())
 
 
-def test_a_trained_autoencoder_normalises_its_latents(tmp_path: Path) -> None:
+def trained_file(folder: Path) -> tuple[str, PatchAutoencoder]:
+    """An exported autoencoder with the statistics of some frames, and its network."""
     torch.manual_seed(0)
-    config = AutoencoderConfig(
-        channels=4, width=8, encoder_blocks=[0, 1], decoder_blocks=[1, 0], latent_noise=0
-    )
-    network = TrainedAutoencoder(config)
-    network.mean.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    network.deviation.fill_(0.5)
+    network = PatchAutoencoder(channels=7, stride=4, width=8, blocks=1)
+    for _ in range(400):
+        network(videos().flatten(0, 1) * torch.tensor([1.0, 0.5, 0.2])[:, None, None])
     network.eval()
-    state = {f"autoencoder/{key}": value for key, value in network.state_dict().items()}
-    save_file(state, tmp_path / "trained.safetensors")
-    codec = build_codec(CodecConfig(name="tiny", weights=str(tmp_path / "trained.safetensors")))
-    images = videos().flatten(0, 1)
-    torch.testing.assert_close(codec.encode(videos()).flatten(0, 1), network.encode(images))
-    raw = network.autoencoder.encode(images)
-    expected = (raw - network.mean[:, None, None]) / 0.5
-    torch.testing.assert_close(codec.encode(videos()).flatten(0, 1), expected)
-    torch.testing.assert_close(
-        codec.decode(codec.encode(videos())).flatten(0, 1),
-        network.autoencoder.decode(raw).clamp(-1, 1),
-    )
+    path = folder / "trained.safetensors"
+    save_file({f"autoencoder/{key}": value for key, value in network.state_dict().items()}, path)
+    return str(path), network
+
+
+def test_a_trained_autoencoder_is_rebuilt_from_its_weights(tmp_path: Path) -> None:
+    path, network = trained_file(tmp_path)
+    codec = build_codec(CodecConfig(name="trained", weights=path))
+    assert (codec.stride, codec.channels) == (4, 7)
+    latents = codec.encode(videos())
+    torch.testing.assert_close(latents.flatten(0, 1), network.encode(videos().flatten(0, 1)))
+    decoded = network.decode(latents.flatten(0, 1)).clamp(-1, 1)
+    torch.testing.assert_close(codec.decode(latents).flatten(0, 1), decoded)
 
 
 def test_chunks_do_not_change_the_result(tmp_path: Path) -> None:
@@ -138,8 +137,12 @@ def test_autoencoders_of_diffusers_tell_their_own_scale(tmp_path: Path, kind: st
 
 
 def test_missing_and_foreign_weights_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"neither .* nor .*_encoder\.pth"):
-        build_codec(CodecConfig(name="tiny", weights=str(tmp_path / "nothing")))
+    for name in ("tiny", "trained"):
+        with pytest.raises(FileNotFoundError, match=r"method\.codec\.weights: no file .*nothing"):
+            build_codec(CodecConfig(name=name, weights=str(tmp_path / "nothing")))  # type: ignore[arg-type]
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="not an exported autoencoder"):
+        build_codec(CodecConfig(name="trained", weights=str(tmp_path / "text.safetensors")))
     with pytest.raises(ValueError, match="needs weights"):
         build_codec(CodecConfig(name="tiny", weights=None))
     for half in ("encoder", "decoder"):
