@@ -43,6 +43,10 @@ class FrameTable:
         sides = (self.height, self.width)
         return sides if self.rotation % 2 == 0 else (sides[1], sides[0])
 
+    def key_before(self, index: int) -> int:
+        """Which of `keys` is the last one shown no later than a frame."""
+        return int(np.searchsorted(self.keys, self.stamps[index], side="right")) - 1
+
     def is_shown(self, stamp: int) -> bool:
         """Whether a frame has this stamp."""
         return _contains(self.stamps, stamp)

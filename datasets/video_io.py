@@ -87,6 +87,9 @@ def frame_table(path: Path | str) -> FrameTable:
 def read_frames(path: Path | str, indices: Sequence[int], backend: Backend = "auto") -> Tensor:
     """Decode chosen frames, in the order asked for, and as few others as possible.
 
+    "auto" takes PyAV where this process reads a place for the first time, and decord, where it
+    is installed, from then on: decord shows damaged pictures without a word, PyAV refuses them.
+
     Inputs:  indices in the order of display, each in [0, frame_count); repeats are allowed
     Output:  (len(indices), 3, H, W) uint8 RGB, displayed upright
     Raises:  FileNotFoundError, ValueError naming the file where it is damaged, IndexError
@@ -96,7 +99,9 @@ def read_frames(path: Path | str, indices: Sequence[int], backend: Backend = "au
     if outside:
         raise IndexError(f"{path}: frame {outside[0]} asked for, it has {len(table)}")
     wanted = sorted(set(indices))
-    pictures = _decode_with_decord(path, table, wanted) if backend != "pyav" else None
+    pictures = None
+    if backend == "decord" or (backend == "auto" and _is_known_sound(path, table, wanted)):
+        pictures = _decode_with_decord(path, table, wanted)
     if pictures is None:
         if backend == "decord":
             raise ValueError(f"{path}: decord is not installed or cannot read this file exactly")
@@ -183,7 +188,9 @@ def _decode_with_pyav(
     with _opened(path) as (container, stream):
         for lead in LEADS if table.reliable else ():
             with suppress(UnreliableStamps):
-                return _decode_by_stamp(path, container, stream, table, wanted, lead)
+                pictures = _decode_by_stamp(path, container, stream, table, wanted, lead)
+                _remember_sound(path, table, wanted)
+                return pictures
         _warn_of_slowness(str(path))
         _rewind(container, stream)
         return _decode_by_counting(path, container, stream, table, wanted)
@@ -203,7 +210,7 @@ def _decode_by_stamp(
     passed = None  # stamp of the newest decoded frame
     for index in wanted:
         stamp = int(table.stamps[index])
-        key = max(0, int(np.searchsorted(table.keys, stamp, side="right")) - 1 - lead)
+        key = max(0, table.key_before(index) - lead)
         if passed is None or table.keys[key] > passed:
             frames, passed = _frames_from_key(path, container, stream, table, key), None
         for frame in frames:
@@ -350,6 +357,24 @@ def _decode_with_decord(
         _decord_reader.cache_clear()
         return None
     return dict(zip(wanted, batch, strict=True))
+
+
+@functools.lru_cache(maxsize=2048)
+def _sound_until(_path: str, _size: int, _modified: int) -> dict[int, int]:
+    """For each key frame of a file, the last frame up to which PyAV has found no damage."""
+    return {}
+
+
+def _remember_sound(path: Path | str, table: FrameTable, wanted: Sequence[int]) -> None:
+    sound = _sound_until(*_identity(path))
+    for index in wanted:  # decoding began at the key frame before it, or earlier
+        key = table.key_before(index)
+        sound[key] = max(index, sound.get(key, -1))
+
+
+def _is_known_sound(path: Path | str, table: FrameTable, wanted: Sequence[int]) -> bool:
+    sound = _sound_until(*_identity(path))
+    return all(sound.get(table.key_before(index), -1) >= index for index in wanted)
 
 
 @functools.cache
