@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = [
         _heading(parsed.title, entry, stages),
         _videos(entry, compared, training),
-        _sheet(output.parent / "contact_sheet.png", entry),
+        _sheet(output.parent),
         _losses(entry, compared),
         _stages(stages),
         _settings(entry, compared),
@@ -143,14 +143,17 @@ def _videos(entry: Entry, compared: Entry | None, training: Sequence[Path]) -> s
 
 
 def _sampled(entry: Entry, tone: str, wide: bool = False) -> str:
-    began = "from scratch" if entry.initial is None else "from pre-trained weights"
-    title = f"Sampled, trained {began}"
+    scratch = entry.initial is None
+    began = "training from scratch" if scratch else "continuing pre-trained weights"
+    title = f"Sampled after {began}"
     return page.video_panel(title, f"{origin(entry)}.", entry.videos(SHOWN), tone, wide)
 
 
-def _sheet(path: Path, entry: Entry) -> str:
-    text = "Each row is one sampled video, from its first frame to its last."
-    return page.section("Contact sheet", text, page.picture(path, "frames of sampled videos"))
+def _sheet(folder: Path) -> str:
+    sheet = page.picture(folder / "contact_sheet.png", "frames of sampled videos")
+    moving = page.picture(folder / "samples.gif", "sampled videos, moving")
+    text = "Left: each row is one sampled video, from its first frame to its last. Right: a gif."
+    return page.section("Contact sheet", text, page.panels(sheet, moving))
 
 
 def _losses(entry: Entry, compared: Entry | None) -> str:

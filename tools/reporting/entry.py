@@ -75,12 +75,12 @@ def origin(entry: Entry) -> str:
     steps = _steps(entry.steps)
     if entry.initial is None:
         return f"Trained here from random weights, in {steps} and no more"
+    text = f"Continued here for {steps} from the pre-trained weights in {entry.initial}"
     path = Path(entry.initial)
-    before = f", made earlier in {_steps(read_weights(path).step)}" if path.is_file() else ""
-    return (
-        f"Continued here for {steps} from the pre-trained weights in {entry.initial}{before}: "
-        f"most of what it knows was learned before this run"
-    )
+    before = read_weights(path).step if path.is_file() else 0
+    if before > entry.steps:
+        text += f", which {_steps(before)} had made: most of what it knows comes from there"
+    return text
 
 
 def _steps(count: int) -> str:
