@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ from models.interface import Batch, Loss, Method, Phase
 from tools.training.ema import Ema
 from tools.training.rates import base_rates, set_rates, warmup_factor
 from tools.training.runtime import Runtime
+
+# Newer releases of torch have another name for the option and warn about the old one.
+_KNOWN = inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers": False
+}
 
 
 class TrainState:
@@ -162,7 +169,7 @@ class TrainState:
             device_ids=None if index is None else [index],
             # A phase may call its network several times before it goes backward; copying buffers
             # in between would change what the first call remembered.
-            broadcast_buffers=False,
+            **_NO_BUFFERS,
             gradient_as_bucket_view=True,
         )
 

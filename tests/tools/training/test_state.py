@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from configs.schema import MethodConfig, SamplingConfig, TrainConfig
 from configs.shapes import VideoShape
@@ -246,3 +249,34 @@ def test_bf16_keeps_float32_weights_and_optimizer() -> None:
     assert {tensor.dtype for tensor in weights(state).values()} == {torch.float32}
     moments = state.optimizers["first"].state.values()
     assert {moment["exp_avg"].dtype for moment in moments} == {torch.float32}
+
+
+@pytest.fixture
+def group_of_one(tmp_path: Path) -> Iterator[None]:
+    """A process group whose only member is this process."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_wrapped_networks_train_like_plain_ones_and_keep_their_names(
+    request: pytest.FixtureRequest,
+) -> None:
+    """Two networks that move in turn, with gradients exchanged after the last round alone."""
+    method, plain = make()
+    request.getfixturevalue("group_of_one")
+    _, wrapped = make()
+    for state in (plain, wrapped):
+        for _ in range(3):
+            rounds = [batch(seed=2 * state.step), batch(seed=2 * state.step + 1)]
+            for phase in method.phases(state.step):
+                state.take(phase, rounds)
+            state.end_step()
+    assert all(isinstance(net, DistributedDataParallel) for net in wrapped.parallel.values())
+    assert weights(wrapped).keys() == weights(plain).keys()
+    for key, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(wrapped)[key], tensor)
+    saved = wrapped.state()
+    assert list(saved["networks"]["first"]) == ["weight", "bias"]
+    assert list(saved["ema"][0]["first"]) == ["weight", "bias"]
