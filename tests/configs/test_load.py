@@ -4,18 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from configs.load import from_plain, load_run, load_sampling, merge_sources, to_plain, to_yaml
 from configs.schema import MethodConfig, RunConfig, SamplingConfig
-from models.methods.endora import Endora
-from models.registry import build_method, method_config
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
-RUNS = [path for path in CONFIGS if path.name != "sample.yaml"]
-SAMPLING = [path for path in CONFIGS if path.name == "sample.yaml"]
 
 
 @dataclass
@@ -137,26 +129,3 @@ def test_sampling_settings_know_the_choices_of_the_method() -> None:
     assert config.sampling == Choices(3)
     with pytest.raises(ValueError, match=r"sampling\.stebs: unknown key; did you mean"):
         load_sampling(None, ["checkpoint=x", "sampling.stebs=3"], Choices())
-
-
-def test_there_are_settings_to_check() -> None:
-    assert RUNS
-    assert SAMPLING
-
-
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_experiment_loads_and_its_networks_fit_together(path: Path) -> None:
-    """On the meta device, and with stand-ins for what would have to be downloaded."""
-    config = load_run(path, [], method_config)
-    if config.method_name == "endora":
-        codec = "method.codec={name: pixels, weights: null, stride: 8}"
-        config = load_run(path, [codec, "method.prior.weights=untrained"], method_config)
-    method = build_method(config)
-    with torch.device("meta"):
-        networks = method.build_networks()
-    assert all(sum(p.numel() for p in network.parameters()) for network in networks.values())
-
-
-@pytest.mark.parametrize("path", SAMPLING, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_sampling_job_loads(path: Path) -> None:
-    assert load_sampling(path, ["checkpoint=x"], Endora.Sampling()).count >= 1
