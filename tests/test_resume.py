@@ -102,6 +102,9 @@ def start(arguments: list[str], request: pytest.FixtureRequest) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "torch.utils.tensorboard", "torch._dynamo"])
     process = context.Process(target=run_command, args=(partial(main, arguments),))
+    # Its data workers are forked from it, as those of the command are. By default they would come
+    # from another server, which outlives a killed run.
+    process._start_method = "fork"  # type: ignore[attr-defined]
     process.start()
     request.addfinalizer(process.kill)
     return process
