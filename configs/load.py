@@ -59,7 +59,8 @@ def build(defaults: Schema, given: DictConfig, path: Path | None = None) -> Sche
     except ConfigKeyError as error:
         raise ValueError(f"{source}: {_unknown_key(error, defaults)}") from None
     except OmegaConfBaseException as error:
-        raise ValueError(f"{source}: {error.full_key}: {_first_line(error)}") from None
+        key = error.full_key or _misplaced(given, defaults)
+        raise ValueError(f"{source}: {key}: {_first_line(error)}") from None
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -121,6 +122,18 @@ def _unknown_key(error: ConfigKeyError, defaults: Any) -> str:
     place = f"{'.'.join(section)}." if section else ""
     hint = f"did you mean {place}{close[0]}?" if close else f"known here: {', '.join(known)}"
     return f"{full_key}: unknown key; {hint}"
+
+
+def _misplaced(given: DictConfig, defaults: Any) -> str:
+    """The first section that was given one value, for which OmegaConf names no key."""
+    sections = [each.name for each in dataclasses.fields(defaults) if each.name in given]
+    plain = [
+        name
+        for name in sections
+        if dataclasses.is_dataclass(getattr(defaults, name, None))
+        and not isinstance(given[name], DictConfig)
+    ]
+    return plain[0] if plain else "settings"
 
 
 def _first_line(error: BaseException) -> str:

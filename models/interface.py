@@ -115,18 +115,22 @@ class Method(ABC):
 
     def build_optimizer(self, network: nn.Module, settings: TrainConfig) -> Optimizer:
         """AdamW at settings.learning_rate; override where a recipe differs."""
-        fused = next(network.parameters()).device.type == "cuda"
+        device = next(network.parameters()).device.type
         return AdamW(
             network.parameters(),
             lr=settings.learning_rate,
             betas=(settings.betas[0], settings.betas[1]),
             weight_decay=settings.weight_decay,
-            fused=fused,
+            fused=device in ("cpu", "cuda"),  # one kernel for all tensors
         )
 
     @abstractmethod
     def phases(self, step: int) -> Sequence[Phase]:
         """The optimizer steps that make up training step `step`, in order."""
+
+    def preview_sampling(self) -> SamplingConfig:
+        """Choices for the previews of a running training; override where the defaults are slow."""
+        return self.Sampling()
 
     @abstractmethod
     def sample(

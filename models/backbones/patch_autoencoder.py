@@ -108,8 +108,8 @@ def cosine_basis(channels: int, side: int) -> Tensor:
     Patterns are ordered by spatial frequency; a chrominance pattern counts as twice its
     frequency and one more, for colour varies more slowly than light.
     """
-    position = (torch.arange(side, dtype=torch.float64) + 0.5) * math.pi / side
-    waves = torch.cos(torch.arange(side)[:, None] * position) * math.sqrt(2 / side)
+    frequency = torch.arange(side, dtype=torch.float64, device=COLOURS.device)
+    waves = torch.cos(frequency[:, None] * (frequency + 0.5) * math.pi / side) * math.sqrt(2 / side)
     waves[0] /= math.sqrt(2)
     ranked = sorted(
         ((1 if colour == 0 else 2) * math.hypot(row, column) + (colour > 0), colour, row, column)

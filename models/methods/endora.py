@@ -185,6 +185,9 @@ class Endora(Method):
             parts["prior"] = output.guidance.detach()
         return Loss(total, parts)
 
+    def preview_sampling(self) -> SamplingConfig:
+        return EndoraSampling(sampler="dpm_solver", steps=20)
+
     def sample(
         self,
         networks: Networks,

@@ -34,7 +34,7 @@ def test_all_channels_are_lossless_and_fewer_keep_smooth_pictures() -> None:
         for channels in (3, 12, 24, 48)
     ]
     assert errors == sorted(errors, reverse=True)
-    assert -10 * torch.log10(errors[2] / 4) > 30  # decibels
+    assert -10 * torch.log10(errors[2] / 4) > 27  # decibels
 
 
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
