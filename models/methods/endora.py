@@ -169,6 +169,7 @@ class Endora(Method):
 
     def loss(self, networks: Networks, batch: Batch, prior_weight: float) -> Loss:
         """Predict the noise in the latents, and keep the features close to the prior's."""
+        self._check_labels(batch.labels)
         latents = self.codec.encode(batch.frames)  # (B, F + I, C, h, w)
         prior = self.prior(batch.frames) if self.prior and prior_weight else None
         level = self.schedule.draw_levels(len(latents), latents.device)
@@ -184,6 +185,21 @@ class Endora(Method):
             total = total + prior_weight * output.guidance
             parts["prior"] = output.guidance.detach()
         return Loss(total, parts)
+
+    def _check_labels(self, labels: Tensor | None) -> None:
+        classes = self.config.transformer.classes
+        if not classes:
+            return
+        if labels is None:
+            raise ValueError(
+                f"method.transformer.classes: a model of {classes} classes needs data.labels, "
+                f"a CSV with the columns name,label"
+            )
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ValueError(
+                f"data.labels: labels are 0..{classes - 1} for method.transformer.classes="
+                f"{classes}, found {sorted(set(labels.tolist()))}"
+            )
 
     def preview_sampling(self) -> SamplingConfig:
         return EndoraSampling(sampler="dpm_solver", steps=20)

@@ -183,6 +183,22 @@ def test_impossible_settings_are_refused_with_their_names() -> None:
         endora(transformer={"patch": 16})
 
 
+def test_a_conditional_model_asks_for_fitting_labels() -> None:
+    method = endora(transformer={"classes": 3})
+    networks = trained(method)
+    with pytest.raises(ValueError, match=r"needs data\.labels"):
+        loss(method, networks)
+    for labels, fits in (([0, 1, 2], True), ([0, 1, 3], False), ([-1, 0, 0], False)):
+        labelled = dataclasses.replace(batch(), labels=torch.tensor(labels))
+        if fits:
+            method.phases(0)[0].loss(networks, labelled).total.backward()
+            table = networks["denoiser"].transformer.label_embedding.table.weight
+            assert table.grad.abs().max() > 0
+        else:
+            with pytest.raises(ValueError, match=r"data\.labels: labels are 0\.\.2"):
+                method.phases(0)[0].loss(networks, labelled)
+
+
 def test_no_images_is_fine() -> None:
     method = endora()
     value = loss(method, trained(method), images=0)
