@@ -121,7 +121,6 @@ def report_fps(outcomes: list[Outcome], target: Path | None) -> int:
             f"from {min(rates):.3f} to {max(rates):.3f} frames/s"
         )
     if target is not None:
-        target.mkdir(parents=True, exist_ok=True)
         write_report(target / FPS_REPORT, outcomes)
     return report_problems(outcomes, None if target is None else target / FPS_REPORT)
 

@@ -1,11 +1,47 @@
-"""How commands report what a user can cause: one line, a non-zero exit, no traceback."""
+"""Errors a user can cause: one line that says what to do, a non-zero exit, no traceback."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
+AGAIN = "and run the same command again (files written before are whole)"
+FULL = f"free some space {AGAIN}"
+IN_THE_WAY = "a file is where a folder has to be; choose another name"
+ADVICE = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EFBIG: FULL,
+    errno.EEXIST: IN_THE_WAY,
+    errno.ENOTDIR: IN_THE_WAY,
+    errno.EISDIR: "it is a folder; choose another name",
+}
+
+
+class WriteError(OSError):
+    """A failed write, told in one line with the file, the cause and what to do."""
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn a failed write into a `WriteError` that names the file.
+
+    An OSError from `write` (disk full, quota) knows neither the file nor a way out. Of nested
+    blocks the innermost, which knows best, has the word.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        cause = error.strerror or str(error)
+        advice = ADVICE.get(error.errno or 0, f"make the folder writable {AGAIN}")
+        raise WriteError(f"cannot write {path}: {cause}; {advice}") from error
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.errors import naming
 from datasets.image_io import ImageFormat, write_image
 from datasets.parallel import in_processes, only_run
 from datasets.sources import FrameFolder, Source, find_sources, natural_key
@@ -106,7 +107,8 @@ def extract_all(
     Raises:  ValueError where the target holds frames made in another way, OSError where it
              cannot be written or another run is at it
     """
-    target.mkdir(parents=True, exist_ok=True)
+    with naming(target):
+        target.mkdir(parents=True, exist_ok=True)
     with only_run(target):
         shutil.rmtree(target / PARTIAL, ignore_errors=True)  # of a run that was killed
         finished, waiting = _divide(sources, target, settings, overwrite)
@@ -131,7 +133,8 @@ def extract(source: Source, target: Path, settings: ExtractionSettings) -> Outco
         return _too_short(source, count, settings)
     folder = target / PARTIAL / source.name.replace("/", "%")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with naming(folder):
+        folder.mkdir(parents=True)
     written = decoded = 0
     for frame in source.iterate(settings.fps):
         decoded += 1
@@ -145,8 +148,9 @@ def extract(source: Source, target: Path, settings: ExtractionSettings) -> Outco
         return _too_short(source, written, settings)
     fps = settings.fps or source.fps()
     manifest = _manifest(source, settings) | {"frames": written, "fps": fps}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    _move_into_place(folder, target / source.name)
+    with naming(target / source.name):
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _move_into_place(folder, target / source.name)
     return Outcome(source.name, "written", written, fps)
 
 
@@ -156,15 +160,20 @@ def measure_fps(sources: Sequence[Source], *, workers: int = 1) -> Iterator[Outc
 
 
 def write_report(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One line a video: name, status, frames, frames per second, reason."""
+    """One line a video: name, status, frames, frames per second, reason.
+
+    Raises:  OSError naming the file where it cannot be written
+    """
     temporary = path.with_suffix(".partial")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["video", "status", "frames", "fps", "reason"])
-        for outcome in sorted(outcomes, key=lambda outcome: natural_key(outcome.name)):
-            fps = "" if outcome.fps is None else f"{outcome.fps:.3f}"
-            table.writerow([outcome.name, outcome.status, outcome.frames, fps, outcome.reason])
-    temporary.replace(path)
+    rows = [
+        [o.name, o.status, o.frames, "" if o.fps is None else f"{o.fps:.3f}", o.reason]
+        for o in sorted(outcomes, key=lambda outcome: natural_key(outcome.name))
+    ]
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["video", "status", "frames", "fps", "reason"], *rows])
+        temporary.replace(path)
 
 
 def write_list(frames: Path, list_file: Path) -> tuple[int, int]:
@@ -172,7 +181,7 @@ def write_list(frames: Path, list_file: Path) -> tuple[int, int]:
 
     Output:  (videos, frames) listed
     Raises:  FileNotFoundError, ValueError where there are no frames or they lie outside the
-             folder of the list
+             folder of the list, OSError naming the list where it cannot be written
     """
     sources = find_sources(frames, videos=False)
     folders = [source for source in sources if isinstance(source, FrameFolder)]
@@ -191,10 +200,11 @@ def write_list(frames: Path, list_file: Path) -> tuple[int, int]:
         for source in folders
         for index in range(source.count())
     ]
-    list_file.parent.mkdir(parents=True, exist_ok=True)
     temporary = list_file.with_name(f".{list_file.name}.partial")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(list_file)
+    with naming(list_file):
+        list_file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.replace(list_file)
     return len(folders), len(lines)
 
 

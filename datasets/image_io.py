@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from configs.errors import naming
 
 ImageFormat = Literal["jpg", "png"]
 
@@ -35,9 +38,16 @@ def write_image(path: Path, image: Tensor) -> None:
     """Write (3, H, W) uint8 RGB; the suffix says how (.jpg at quality 95, .png lossless).
 
     Colours of a JPEG keep the full resolution: halved, they bleed over the edges of small frames.
+
+    Raises:  OSError naming the file where it cannot be written
     """
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    # Pillow itself overlooks that a full disk took only a part of a JPEG.
+    encoded = io.BytesIO()
     if path.suffix == ".jpg":
-        picture.save(path, quality=JPEG_QUALITY, subsampling=0)
+        picture.save(encoded, "jpeg", quality=JPEG_QUALITY, subsampling=0)
     else:
-        picture.save(path, compress_level=3)  # a third of the time of level 6 for a few per cent
+        # A third of the time of level 6 for a few per cent.
+        picture.save(encoded, "png", compress_level=3)
+    with naming(path):
+        path.write_bytes(encoded.getbuffer())

@@ -17,6 +17,8 @@ from typing import TypeVar
 
 import torch
 
+from configs.errors import naming
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,9 +62,11 @@ def in_processes(
 def only_run(folder: Path) -> Iterator[None]:
     """Hold a folder against other runs; the system lets go when all our processes end.
 
-    Raises:  OSError when another run holds it
+    Raises:  OSError when another run holds it or the lock cannot be written
     """
-    with (folder / LOCK).open("w") as file:
+    with naming(folder / LOCK):
+        file = (folder / LOCK).open("w")
+    with file:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

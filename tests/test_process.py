@@ -90,6 +90,56 @@ def test_user_errors_are_one_line(run, tmp_path: Path, arguments: list[str], mes
     assert done.stderr.count("\n") == 1
 
 
+def test_a_full_disk_is_told_and_the_same_command_goes_on(root: Path, run, tmp_path: Path) -> None:
+    videos, frames = tmp_path / "v", tmp_path / "f"
+    write_videos(videos, [16, 16], size=128)
+    arguments = ["process_data.py", "-s", videos, "-t", frames]
+    # No file may grow beyond 4 KiB: a frame of noise then ends as it does on a full disk.
+    code = (
+        "import resource, runpy, sys\n"
+        "limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    full = subprocess.run(
+        [sys.executable, "-B", "-c", code, *map(str, arguments), "--num_workers", "1"],
+        cwd=root,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.returncode == 2, full.stdout + full.stderr
+    assert full.stderr.count("\n") == 1
+    assert full.stderr.startswith(f"error: cannot write {frames}")
+    assert "000000.jpg: File too large; free some space and run the same" in full.stderr
+    assert not list(frames.glob("0*"))
+    again = run(*arguments, "--num_workers", 1)
+    assert again.returncode == 0, again.stderr
+    assert len(list(frames.glob("0*/*.jpg"))) == 32
+    assert not (frames / ".partial").exists()
+
+
+def test_names_that_are_taken_are_told_with_what_to_do(run, tmp_path: Path) -> None:
+    write_videos(tmp_path / "v", [16])
+    taken, frames = tmp_path / "taken", tmp_path / "f"
+    taken.write_text("mine")
+    process = ("process_data.py", "-s", tmp_path / "v", "--num_workers", 1)
+    in_the_way = "a file is where a folder has to be; choose another name"
+    told = run(*process, "-t", taken)
+    assert told.returncode == 2
+    assert told.stderr == f"error: cannot write {taken}: File exists; {in_the_way}\n"
+    told = run(*process, "--compute_fps_only", "-t", taken)
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"error: cannot write {taken / 'video_fps.csv'}: ")
+    assert run(*process, "-t", frames).returncode == 0
+    told = run("process_list.py", "-f", frames, "-t", frames)
+    assert told.returncode == 2
+    assert f"cannot write {frames}: Is a directory; it is a folder" in told.stderr
+    assert taken.read_text() == "mine"
+
+
 def test_only_the_rates(run, tmp_path: Path) -> None:
     write_videos(tmp_path / "v", [20, 5])
     done = run("process_data.py", "-s", tmp_path / "v", "--compute_fps_only", "--num_workers", 1)

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from configs.errors import naming
+
+__all__ = ["PARTIAL", "RecordingFile", "naming", "remove_partial_files", "whole_file"]
+
 PARTIAL = ".partial"  # ending of a file that is still being written
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn a failed write into one line with the file, the cause and what to do.
-
-    An OSError from `write` (disk full, quota) knows neither the file nor a way out.
-    """
-    try:
-        yield
-    except OSError as error:
-        cause = error.strerror or str(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free some space" if full else "make the folder writable"
-        raise OSError(
-            f"cannot write {path}: {cause}; {advice} and run the same command again "
-            f"(files written before are whole)"
-        ) from error
 
 
 class RecordingFile:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.training.files import PARTIAL
+from tools.training.files import PARTIAL, naming
 
 
 class LossTable:
@@ -33,7 +33,7 @@ class LossTable:
             self.columns += new
             self._rewrite()
             return
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def _read(self, step: int) -> None:
@@ -51,8 +51,9 @@ class LossTable:
 
     def _rewrite(self) -> None:
         partial = self.path.with_name(self.path.name + PARTIAL)
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        partial.replace(self.path)
+        with naming(self.path):
+            with partial.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows(self.rows)
+            partial.replace(self.path)

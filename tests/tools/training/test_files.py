@@ -1,26 +1,13 @@
 from __future__ import annotations
 
 import errno
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tools.training.files import naming, remove_partial_files, whole_file
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file may grow beyond 64 KiB in this test: writes fail as they do on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -71,7 +58,7 @@ def test_an_error_of_the_caller_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("")
-    with pytest.raises(OSError, match=r"cannot write .*make the folder writable"):
+    with pytest.raises(OSError, match=r"cannot write .*a file is where a folder has to be"):
         write_big_bytes(tmp_path / "folder" / "file.bin")
 
 
@@ -82,6 +69,16 @@ def test_naming_tells_file_cause_and_advice(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match=r"cannot write .*log: No space left on device; free some"):
         fail()
+
+
+def test_nested_naming_tells_the_inner_file_once(tmp_path: Path) -> None:
+    def fail() -> None:
+        with naming(tmp_path), naming(tmp_path / "log"):
+            raise OSError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(OSError, match=r"log: Permission denied; make the folder") as caught:
+        fail()
+    assert str(caught.value).count("cannot write") == 1
 
 
 def test_only_partial_files_are_removed(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
+
+import pytest
 
 from tools.training.losses import LossTable
 
@@ -49,3 +52,15 @@ def test_a_new_run_starts_an_old_table_anew(tmp_path: Path) -> None:
     path.write_text("step,a\n10,1\n")
     LossTable(path, 0)
     assert rows(path) == []
+
+
+def test_a_full_disk_names_the_table(tmp_path: Path, full_disk: None) -> None:
+    path = tmp_path / "losses.csv"
+    table = LossTable(path, 0)
+    with pytest.raises(OSError, match=r"cannot write .*losses\.csv: .*free some space"):
+        table.write(1, {f"value_{k}": 0 for k in range(10_000)})  # the table written anew
+    table = LossTable(path, 0)
+    table.write(1, {"a": 1})
+    os.truncate(path, 2**16)
+    with pytest.raises(OSError, match=r"cannot write .*losses\.csv: .*free some space"):
+        table.write(2, {"a": 2})  # a row appended
