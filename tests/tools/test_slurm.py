@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-# Starts the tasks of a step as Slurm does; `scancel --signal` reaches exactly those.
+# Starts the tasks of a step as Slurm does; `scancel --signal` reaches exactly those. As of Slurm
+# 22.05, the number of cores comes from a variable of srun alone, not from the job.
 SRUN = """#!/usr/bin/env bash
 [ "$1" = --kill-on-bad-exit=1 ] && shift
 trap '' USR1
+export SLURM_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-1}
 for task in 0 1; do
     SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 python "$SIGNAL_OK" "$@" &
     echo $! >> "$TASKS"
@@ -45,7 +47,7 @@ def cluster(root: Path, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "signal_ok.py").write_text(SIGNAL_OK)
     (tmp_path / "train.py").write_text(
         "import os, signal, sys, time\n"
-        "names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR')\n"
+        "names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'SLURM_CPUS_PER_TASK')\n"
         "def stop(*_):\n"
         "    open('saved' + os.environ['RANK'], 'w').close(); sys.exit(0)\n"
         "signal.signal(signal.SIGUSR1, stop)\n"
@@ -61,6 +63,7 @@ def cluster(root: Path, tmp_path: Path) -> dict[str, str]:
         "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURM_JOB_NODELIST": "node[1-2]",
         "SLURM_JOB_ID": "77",
+        "SLURM_CPUS_PER_TASK": "8",
         "TASKS": str(tmp_path / "tasks"),
         "CALLS": str(tmp_path / "calls"),
         "SIGNAL_OK": str(tmp_path / "signal_ok.py"),
@@ -81,7 +84,7 @@ def test_every_task_learns_who_it_is(root: Path, tmp_path: Path, cluster: dict[s
     with submit(root, cluster, "configs/a.yaml", "train.steps=5") as job:
         _, errors = job.communicate(timeout=60)
     assert job.returncode == 0, errors
-    rest = "2 127.0.0.1 --config configs/a.yaml train.steps=5"
+    rest = "2 127.0.0.1 8 --config configs/a.yaml train.steps=5"
     assert (tmp_path / "started0").read_text() == f"0 0 {rest}"
     assert (tmp_path / "started1").read_text() == f"1 1 {rest}"
     assert not (tmp_path / "calls").exists()
