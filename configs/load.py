@@ -61,7 +61,7 @@ def build(defaults: Schema, given: DictConfig, path: Path | None = None) -> Sche
     except OmegaConfBaseException as error:
         key = error.full_key or _misplaced(given, defaults)
         raise ValueError(f"{source}: {key}: {_first_line(error)}") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{source}: {error}") from None
 
 

@@ -101,7 +101,7 @@ def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _facing(forward: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rotation (3, 3) whose z is `forward` and whose y is near the world's."""
-    right = _unit(np.cross([0.0, 1.0, 0.0], forward))
+    right = _unit(np.cross(np.array([0.0, 1.0, 0.0]), forward))
     return np.stack([right, np.cross(forward, right), forward], axis=1)
 
 

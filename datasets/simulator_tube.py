@@ -287,7 +287,9 @@ def paint(
         albedo = albedo * (1 + share * (tint[:, None, None] * np.exp(0.06 * pits) - 1))
         bump = bump * (1 - 0.4 * share)
     albedo = albedo * np.exp(-np.array([0.38, 1.25, 1.05])[:, None, None] * vessels)
-    residue = specks(rng, shape, (1.2 / size[0], 1.2 / size[1]), rng.choice([1e-5, 1e-4, 0.004]))
+    residue = specks(
+        rng, shape, (1.2 / size[0], 1.2 / size[1]), float(rng.choice([1e-5, 1e-4, 0.004]))
+    )
     residue = residue * (1 - share)
     albedo = albedo * (1 - residue) + np.array([0.62, 0.5, 0.16])[:, None, None] * residue
     hollow = np.clip(1 - 2.4 * np.clip(relief, 0, None), 0.35, 1)

@@ -6,6 +6,7 @@ alpha_bar_t = product of alpha up to t; "start" is the clean sample x_0, "noisy"
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -95,5 +96,10 @@ class NoiseSchedule:
 
 def at(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
     """Entries of a (T,) float64 table as float32 (B, 1, ..., 1), to multiply `like` (B, ...)."""
-    values = table.to(level.device)[level].float()
-    return values.view(-1, *[1] * (like.ndim - 1))
+    return _on_device(table, level.device)[level].view(-1, *[1] * (like.ndim - 1))
+
+
+# Copying a table to a GPU waits for it, so each is copied once; the key keeps the table alive.
+@functools.lru_cache(maxsize=256)
+def _on_device(table: Tensor, device: torch.device) -> Tensor:
+    return table.float().to(device)

@@ -91,6 +91,8 @@ class Method(ABC):
 
     Config: ClassVar[type[MethodConfig]]
     Sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
+    # Settings below `method` that may change when a run goes on; the others say which model it is.
+    adjustable: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: MethodConfig, shape: VideoShape, *, training: bool = True) -> None:
         """`shape` is that of one clip in pixels; without `training`, only what sampling needs

@@ -69,9 +69,12 @@ def _run_config(sizes: OriginalSizes, heads: int | None, interlaced: bool) -> Ru
     if sizes.prior_width:
         if sizes.prior_width not in PRIORS:
             raise ValueError(f"cov.weight: no known prior is {sizes.prior_width} wide")
+        aligned = [layer for layer in PriorConfig().layers if layer < sizes.depth // 2]
         prior = PriorConfig(
             name=PRIORS[sizes.prior_width],
             normalize="none",
+            layers=aligned,
+            pairs=aligned,
             projection_width=sizes.projection_width,
         )
     transformer = TransformerConfig(

@@ -66,6 +66,10 @@ def load_autoencoder(source: str) -> Any:
             source, local_files_only=is_folder, use_safetensors=True, low_cpu_mem_usage=False
         )
     except OSError as error:
+        if is_folder:
+            raise ValueError(
+                f"method.codec.weights: {source} is damaged or incomplete: {_first_line(error)}"
+            ) from None
         raise FileNotFoundError(
             f"method.codec.weights: no autoencoder at {source!r}, neither as a local folder nor "
             f"on the hub ({_first_line(error)}); download it where there is a network and give "

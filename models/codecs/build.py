@@ -16,6 +16,10 @@ class CodecConfig:
     weights: str | None = "stabilityai/sd-vae-ft-mse"  # hub name, folder or file; pixels: none
     stride: int = 8  # side of a cell in pixels; read only by the codec `pixels`
 
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"method.codec.stride: at least 1 pixel, got {self.stride}")
+
 
 def build_codec(config: CodecConfig) -> Codec:
     """The frozen codec, in evaluation mode. Raises ValueError or FileNotFoundError."""

@@ -26,7 +26,7 @@ class AutoencoderConfig(MethodConfig):
     blocks: int = 2  # residual blocks of the refining network
     gradient_weight: float = 1.0  # of the error of image gradients
     latent_noise: float = 0.05  # standard deviation of the noise on normalised latents
-    whitening: float = 0.5  # 1: every latent channel to unit variance; 0: one scale for all
+    whitening: float = 0.2  # 1: every latent channel to unit variance; 0: one scale for all
 
     def __post_init__(self) -> None:
         require(
@@ -37,6 +37,7 @@ class AutoencoderConfig(MethodConfig):
 
 class Autoencoder(Method):
     Config = AutoencoderConfig
+    adjustable = frozenset({"gradient_weight", "latent_noise"})
     config: AutoencoderConfig
 
     def build_networks(self) -> dict[str, nn.Module]:

@@ -13,7 +13,7 @@ from configs.schema import MethodConfig, SamplingConfig, require
 from configs.shapes import VideoShape
 from diffusion.objective import denoising_terms
 from diffusion.samplers import SAMPLERS, SamplerName
-from diffusion.schedule import NoiseSchedule
+from diffusion.schedule import NoiseSchedule, at
 from diffusion.spacing import fractional_timesteps, integer_timesteps, log_snr_timesteps
 from models.backbones.video_transformer import VideoTransformer
 from models.codecs.build import CodecConfig, build_codec
@@ -44,6 +44,25 @@ class TransformerConfig:
     class_dropout: float = 0.1  # probability that training hides the label
     checkpointing: bool = False  # recompute activations: less memory, about a third more time
 
+    def __post_init__(self) -> None:
+        for name in ("patch", "depth", "width", "heads"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1,
+                f"method.transformer.{name}: at least 1, got {value}",
+            )
+        depth, width, heads = self.sizes
+        require(depth % 2 == 0, f"method.transformer.depth: an even number, got {depth}")
+        require(
+            width % heads == 0 and width % 4 == 0,
+            f"method.transformer.width: a multiple of 4 and of the {heads} heads, got {width}",
+        )
+        require(self.classes >= 0, f"method.transformer.classes: 0 or more, got {self.classes}")
+        require(
+            0 <= self.class_dropout <= 1,
+            f"method.transformer.class_dropout: from 0 to 1, got {self.class_dropout}",
+        )
+
     @property
     def sizes(self) -> tuple[int, int, int]:
         """(depth, width, heads) after the preset."""
@@ -56,10 +75,12 @@ class EndoraConfig(MethodConfig):
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
-    timesteps: int = 1000  # noise levels in training
+    # What the network's first C output channels are. `noise` is the paper's. `velocity`
+    # (arXiv 2202.00512) weighs the noisiest levels, which decide a picture's structure, more by
+    # 1 / alpha_bar: short trainings of small models need it.
+    prediction: Literal["noise", "velocity"] = "noise"
 
     def __post_init__(self) -> None:
-        require(self.timesteps >= 2, f"method.timesteps: at least 2, got {self.timesteps}")
         pairs = self.transformer.sizes[0] // 2
         if self.prior.weight:
             require(
@@ -134,6 +155,16 @@ class GuidedDenoiser(nn.Module):
 class Endora(Method):
     Config = EndoraConfig
     Sampling = EndoraSampling
+    adjustable = frozenset(
+        {
+            "codec.weights",  # a folder may move
+            "prior.weights",
+            "prior.weight",
+            "prior.until_step",
+            "transformer.checkpointing",
+            "transformer.class_dropout",
+        }
+    )
     config: EndoraConfig
 
     def __init__(self, config: MethodConfig, shape: VideoShape, *, training: bool = True) -> None:
@@ -142,7 +173,7 @@ class Endora(Method):
         self.prior = (
             PriorFeatures(self.config.prior, shape.height) if self.guided and training else None
         )
-        self.schedule = NoiseSchedule.linear(self.config.timesteps)
+        self.schedule = NoiseSchedule.linear()
         self.latents = shape.downscale(self.codec.stride, self.codec.channels)
         self.latents.downscale(self.config.transformer.patch, 1)  # must divide
 
@@ -177,14 +208,33 @@ class Endora(Method):
         noisy = self.schedule.add_noise(latents, noise, level)
 
         output = networks["denoiser"](noisy, level, batch.labels, prior)
-        terms = denoising_terms(self.schedule, output.prediction, latents, noise, level)
-        mse, vb = terms.mse.mean(), terms.vb.mean()
+        prediction = self._as_noise(output.prediction, noisy, level)
+        terms = denoising_terms(self.schedule, prediction, latents, noise, level)
+        mse, vb = (terms.mse * self._weight(level)).mean(), terms.vb.mean()
         parts = {"mse": mse.detach(), "vb": vb.detach()}
         total = mse + vb
         if output.guidance is not None:
             total = total + prior_weight * output.guidance
             parts["prior"] = output.guidance.detach()
         return Loss(total, parts)
+
+    def _as_noise(self, prediction: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
+        """The network's output with noise in its first half, whatever it predicts:
+        noise = sqrt(1 - alpha_bar) noisy + sqrt(alpha_bar) velocity."""
+        if self.config.prediction == "noise":
+            return prediction
+        velocity, variance = prediction.float().chunk(2, dim=2)
+        signal, deviation = (
+            at(self.schedule.signal, level, noisy),
+            at(self.schedule.noise, level, noisy),
+        )
+        return torch.cat([deviation * noisy + signal * velocity, variance], dim=2)
+
+    def _weight(self, level: Tensor) -> Tensor | float:
+        """Of each item's squared noise error, such that it is the one of what is predicted."""
+        if self.config.prediction == "noise":
+            return 1.0
+        return 1 / at(self.schedule.signal_squared, level, level)
 
     def _check_labels(self, labels: Tensor | None) -> None:
         classes = self.config.transformer.classes
@@ -232,7 +282,9 @@ class Endora(Method):
                 settings.guidance == 1,
                 "sampling.guidance: guidance needs a class; give sampling.label",
             )
-            return lambda noisy, timestep: denoiser(noisy, timestep).prediction
+            return lambda noisy, timestep: self._as_noise(
+                denoiser(noisy, timestep).prediction, noisy, timestep
+            )
         require(
             0 <= label < classes,
             f"sampling.label: this model knows {classes} classes, got label {label}",
@@ -241,13 +293,14 @@ class Endora(Method):
         def denoise(noisy: Tensor, timestep: Tensor) -> Tensor:
             labels = torch.full_like(timestep, label)
             if settings.guidance == 1:
-                return denoiser(noisy, timestep, labels).prediction
+                return self._as_noise(denoiser(noisy, timestep, labels).prediction, noisy, timestep)
             both = torch.cat([labels, torch.full_like(labels, classes)])
             prediction = denoiser(noisy.repeat(2, 1, 1, 1, 1), timestep.repeat(2), both).prediction
             conditional, unconditional = prediction.chunk(2)
             predicted, variance = conditional.chunk(2, dim=2)
             base = unconditional.chunk(2, dim=2)[0]
-            return torch.cat([base + settings.guidance * (predicted - base), variance], dim=2)
+            guided = torch.cat([base + settings.guidance * (predicted - base), variance], dim=2)
+            return self._as_noise(guided, noisy, timestep)
 
         return denoise
 

@@ -39,6 +39,7 @@ class MeanVideo(nn.Module):
 class Toy(Method):
     Config = ToyConfig
     Sampling = ToySampling
+    adjustable = frozenset({"noise"})
     config: ToyConfig
 
     def build_networks(self) -> dict[str, nn.Module]:

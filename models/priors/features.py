@@ -63,6 +63,11 @@ class PriorFeatures(nn.Module):
         self.eval().requires_grad_(False)
         with torch.no_grad():
             maps = self(torch.zeros(1, 3, size, size))
+        if any(each.shape[2] != each.shape[3] for each in maps):
+            raise ValueError(
+                f"method.prior.name: {config.name} keeps channels last, so its features are no "
+                f"maps (E, h, w); choose another network"
+            )
         self.grids = [(each.shape[1], each.shape[2], each.shape[3]) for each in maps]
 
     @torch.no_grad()
@@ -95,9 +100,11 @@ class _TransformerExtractor(nn.Module):
         self.statistics = _statistics(model)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self.model.forward_intermediates(
-            images, indices=self.layers, norm=True, intermediates_only=True
+        ascending = sorted(set(self.layers))
+        maps = self.model.forward_intermediates(
+            images, indices=ascending, norm=True, intermediates_only=True
         )
+        return [maps[ascending.index(layer)] for layer in self.layers]
 
 
 class _StageExtractor(nn.Module):
@@ -183,7 +190,7 @@ def _timm_stages(model: Any) -> list[nn.Module]:
         return [first, *(children[f"layer{k}"] for k in range(1, 5))]
     raise ValueError(
         f"method.prior.name: the stages of a timm {type(model).__name__} are not known; "
-        f"choose a ViT, EfficientNet, MobileNet, ResNet, ConvNeXt or RegNet"
+        f"choose a ViT, EfficientNet, MobileNet, ResNet or ConvNeXt"
     )
 
 

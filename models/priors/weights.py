@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import logging
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ def timm_model(name: str, weights: str | None) -> Any:
 
     if weights is None:
         return _downloaded(lambda: timm.create_model(name, pretrained=True, num_classes=0), name)
-    model = timm.create_model(name.split(".")[0], pretrained=False, num_classes=0)
+    model = timm.create_model(name, pretrained=False, num_classes=0)
     if weights == "package":
         state = in_timm_names(_from_package(name), model.state_dict())
     elif weights == "untrained":
@@ -66,7 +67,9 @@ def load_state(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # DINO's training checkpoints carry their arguments, a plain holder of values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - the readers raise many kinds for a broken file
         raise ValueError(f"{path}: not a readable weight file ({type(error).__name__})") from None
 

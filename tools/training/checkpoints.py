@@ -14,6 +14,7 @@ import torch
 
 from configs.load import to_plain
 from configs.schema import RunConfig
+from models.registry import method_class
 from tools.training.environment import package_versions
 from tools.training.files import remove_partial_files, whole_file
 from tools.training.runtime import Runtime
@@ -117,10 +118,17 @@ class Checkpoints:
             if step not in kept and not (train.keep_every and step % train.keep_every == 0):
                 path.unlink()
 
+    def _is_fixed(self, key: str) -> bool:
+        """Whether a run cannot go on with another value: weights of the same shapes may still
+        belong to another model, such as one with other attention heads or another codec."""
+        section, _, name = key.partition(".")
+        adjustable = method_class(self.config.method_name).adjustable
+        return key in FIXED or (section == "method" and name not in adjustable)
+
     def _compare(self, path: Path, saved: Mapping[str, Any]) -> None:
         """Refuse what cannot work and say what has changed."""
         changed = self._changed(saved)
-        fixed = [text for key, text in changed.items() if key in FIXED]
+        fixed = [text for key, text in changed.items() if self._is_fixed(key)]
         if fixed:
             raise ValueError(
                 f"{path} is of another model: {'; '.join(fixed)}; "

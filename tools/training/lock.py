@@ -30,7 +30,7 @@ def only_process(folder: Path, runtime: Runtime) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"{folder}: another process trains in this folder; wait for it or choose another "
+                f"{folder}: another process works in this folder; wait for it or choose another "
                 f"`output`"
             ) from None
         except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -58,6 +58,13 @@ class Runtime:
             stacked /= self.world_size
         return dict(zip(names, stacked.tolist(), strict=True))
 
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over the processes, in place."""
+        if self.is_distributed:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+                tensor /= self.world_size
+
     def check_equal(self, value: int, message: str) -> None:
         """Raise ValueError(message) on every process unless all hold the same number."""
         if not self.is_distributed:
@@ -81,6 +88,8 @@ def start_runtime(precision: Precision = "auto") -> Iterator[Runtime]:
         backend = "nccl" if device.type == "cuda" else "gloo"
         own = device if device.type == "cuda" else None
         dist.init_process_group(backend, timeout=LONGEST_WAIT, device_id=own)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where products stay in float32
     runtime = Runtime(
         device=device,
         rank=dist.get_rank() if launched else 0,

@@ -41,6 +41,13 @@ class TrainState:
             name: network.to(runtime.device).train()
             for name, network in method.build_networks().items()
         }
+        # Such as running statistics, which each process measures on its own data.
+        self.measured = [
+            buffer
+            for network in self.networks.values()
+            for name, buffer in network.named_buffers()
+            if buffer.is_floating_point() and name in network.state_dict()
+        ]
         self.trainable = {
             name: [p for p in network.parameters() if p.requires_grad]
             for name, network in self.networks.items()
@@ -83,7 +90,8 @@ class TrainState:
         return {**measured, f"gradient_norm/{phase.network}": norm}
 
     def end_step(self) -> None:
-        """Let the averages follow, and count the step."""
+        """Make measured buffers equal on all processes, let the averages follow, count the step."""
+        self.runtime.average_(self.measured)
         for average in self.averages:
             average.update(self.networks, self.step)
         self.step += 1

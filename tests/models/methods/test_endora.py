@@ -199,6 +199,26 @@ def test_a_conditional_model_asks_for_fitting_labels() -> None:
                 method.phases(0)[0].loss(networks, labelled)
 
 
+def test_predicting_velocity_is_the_same_process_in_other_words() -> None:
+    """A network that gives the true velocity has no error, whatever the level."""
+    method = endora()
+    method.config = dataclasses.replace(method.config, prediction="velocity")
+    start, noise = torch.randn(method.latents.batch(3)), torch.randn(method.latents.batch(3))
+    level = torch.tensor([3, 500, 990])
+    noisy = method.schedule.add_noise(start, noise, level)
+    signal, deviation = (
+        table[level].float().view(3, 1, 1, 1, 1)
+        for table in (method.schedule.signal, method.schedule.noise)
+    )
+    velocity = signal * noise - deviation * start  # arXiv 2202.00512, appendix D
+    output = torch.cat([velocity, torch.zeros_like(velocity)], dim=2)
+    converted = method._as_noise(output, noisy, level).chunk(2, dim=2)[0]
+    torch.testing.assert_close(converted, noise, atol=1e-4, rtol=1e-4)
+    shifted = method._as_noise(output + 0.1, noisy, level).chunk(2, dim=2)[0]
+    error = (shifted - noise).square().flatten(1).mean(1) * method._weight(level)
+    torch.testing.assert_close(error, torch.full((3,), 0.01), atol=1e-3, rtol=1e-2)
+
+
 def test_no_images_is_fine() -> None:
     method = endora()
     value = loss(method, trained(method), images=0)

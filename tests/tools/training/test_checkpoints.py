@@ -10,7 +10,7 @@ import torch
 
 from configs.load import load_run
 from configs.schema import RunConfig
-from models.registry import build_method, method_config
+from models.registry import build_method, method_class, method_config
 from tools.training.checkpoints import Checkpoints, checkpoint_files, flatten, read_checkpoint
 from tools.training.runtime import Runtime
 from tools.training.state import TrainState
@@ -200,9 +200,19 @@ def test_changes_that_matter_are_told_and_others_not(
     checkpoints, state = make(settings(tmp_path, *changed, root=root))
     with caplog.at_level(logging.WARNING):
         assert checkpoints.load_latest(state)
-    assert caplog.messages == [
-        "settings changed since step_00000005.pt: train.learning_rate 0.01 -> 0.5"
-    ]
+    warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["settings changed since step_00000005.pt: train.learning_rate 0.01 -> 0.5"]
+
+
+def test_settings_of_the_method_are_fixed_unless_it_says_otherwise(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(settings(tmp_path, root=root), 5)
+    checkpoints, state = make(settings(tmp_path, "method.noise=0.7", root=root))
+    assert checkpoints.load_latest(state)  # the toy's noise is adjustable
+    monkeypatch.setattr(method_class("toy"), "adjustable", frozenset())
+    with pytest.raises(ValueError, match=r"of another model: method\.noise 0\.1 -> 0\.7"):
+        checkpoints.load_latest(state)
 
 
 def test_settings_are_flattened_by_dots() -> None:

@@ -1,0 +1,1 @@
+"""Settings: what may be set, and the settings of each experiment."""

@@ -1,0 +1,1 @@
+"""Methods, the networks they train, and the frozen networks they use."""

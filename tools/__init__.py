@@ -1,0 +1,1 @@
+"""Commands (`python -m tools.NAME`) and what training, reports and sampling are made of."""
