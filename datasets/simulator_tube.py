@@ -277,7 +277,7 @@ def paint(
     vessels = vessel_tree(rng, shape, size, trunks, 55.0) * rng.uniform(*style.vessels)
     vessels = vessels * np.clip(0.75 + 0.35 * noise(10), 0.1, 1)
     gloss = np.clip(0.9 + 0.9 * noise(3.0), 0.05, 3)
-    bump = rng.uniform(*style.villi) * normalised(noise(0.45) + noise(1.2))
+    bump: Grid = rng.uniform(*style.villi) * normalised(noise(0.45) + noise(1.2))
     share = np.zeros(shape, np.float32)
     if lesion is not None:
         _, share = lesion_profile(lesion, radius, shape)
