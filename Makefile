@@ -29,7 +29,7 @@ TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py 
 	models/registry.py train.py process_data.py process_list.py)
 SCRIPTS := $(wildcard sample/*.sh tools/slurm/*.sh tools/slurm/*.slurm .ci/run)
 
-.PHONY: help setup format lint types test check smoke demo clean
+.PHONY: help setup format lint types test check smoke demo pretrain clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,23 @@ check: lint types  ## the same without the slow tests, to run before every commi
 
 smoke: $(INSTALLED)  ## run the README's commands as they are printed
 	$(OFFLINE) $(RUN) -m pytest tests/test_readme.py
+
+# Every step goes on where it was stopped, or finds that it is done.
+pretrain: $(INSTALLED)  ## make the demo's shipped weights anew, about 1.5 hours on two cores
+	$(RUN) -m tools.simulate --folder data/pretrain/clips --clips 200 --frames 32 --size 64 \
+		--styles col --seed 10 --no-truth
+	$(RUN) process_data.py -s data/pretrain/clips -t data/pretrain/frames --target_size 64 \
+		--format png
+	$(OFFLINE) $(RUN) train.py --config configs/demo/autoencoder.yaml
+	$(RUN) -m tools.export --checkpoint runs/pretrain/autoencoder \
+		--output runs/pretrain/autoencoder.safetensors --dtype float16
+	$(OFFLINE) $(RUN) train.py --config configs/demo/pretrain_images.yaml
+	$(RUN) -m tools.export --checkpoint runs/pretrain/images \
+		--output runs/pretrain/images.safetensors
+	$(OFFLINE) $(RUN) train.py --config configs/demo/pretrain.yaml
+	$(RUN) -m tools.export --checkpoint runs/pretrain/endora \
+		--output configs/demo/weights/endora.safetensors --dtype float16
+	cp runs/pretrain/autoencoder.safetensors configs/demo/weights/
 
 setup: $(INSTALLED)  ## make .venv and install the requirements
 

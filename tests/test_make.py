@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -98,8 +99,22 @@ def test_an_unusable_python_is_told_with_what_to_do(project: Path, python: str) 
 
 def test_make_alone_lists_the_targets(project: Path) -> None:
     listed = make(project).stdout
-    for target in ("demo", "test", "setup", "check", "format"):
+    for target in ("demo", "test", "setup", "check", "format", "pretrain"):
         assert f"\n{target} " in f"\n{listed}"
+
+
+def test_pretrain_makes_the_weights_that_the_demo_names(root: Path, project: Path) -> None:
+    commands = make(project, "--dry-run", "pretrain").stdout.replace("\\\n", " ").splitlines()
+    configs = [path for line in commands for path in re.findall(r"--config (\S+)", line)]
+    assert configs
+    needed = "\n".join((root / path).read_text() for path in [*configs, "configs/demo/endora.yaml"])
+    exported = {path for line in commands for path in re.findall(r"--output (\S+)", line)}
+    copied = re.search(r"cp runs/pretrain/(\S+) (\S+)", commands[-1])
+    assert copied
+    made = exported | {copied[2] + copied[1]}
+    assert set(re.findall(r"[\w/]+\.safetensors", needed)) == made
+    runs = {path for line in commands for path in re.findall(r"--checkpoint (\S+)", line)}
+    assert runs == set(re.findall(r"^output: (runs/pretrain/\S+)", needed, re.MULTILINE))
 
 
 @pytest.mark.parametrize(
