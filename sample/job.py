@@ -102,6 +102,7 @@ def read_job(path: Path | None, checkpoint: str | None, overrides: Sequence[str]
     if not isinstance(named, str):
         raise ValueError("checkpoint: say what to sample from, with --checkpoint PATH")
     weights = read_weights(Path(named), ema if isinstance(ema, int) else SampleConfig.ema)
+    weights.run_config(Path(named))  # of this project, before a folder is claimed
     config = load_sampling(path, given, method_class(weights.method_name).Sampling())
     folder = Path(config.output) if config.output else default_folder(Path(named), weights)
     source = Source(weights.method_name, weights.step, content_hash(weights.networks))

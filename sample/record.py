@@ -46,13 +46,13 @@ def missing_videos(folder: Path, config: SampleConfig) -> list[int]:
 def check_record(folder: Path, made_by: dict[str, Any]) -> None:
     """Raise ValueError when `folder` holds videos that were made in another way."""
     path = folder / RECORD_NAME
+    if not any(folder.glob("[0-9]" * 6 + "*")):
+        return  # a job that failed before its first video leaves only its record
     if not path.is_file():
-        if any(folder.glob("[0-9]" * 6 + "*")):
-            raise ValueError(
-                f"{folder}: holds numbered files but no {RECORD_NAME}, so it cannot be told how "
-                f"they were made; choose another folder with output=FOLDER"
-            )
-        return
+        raise ValueError(
+            f"{folder}: holds numbered files but no {RECORD_NAME}, so it cannot be told how "
+            f"they were made; choose another folder with output=FOLDER"
+        )
     try:
         earlier = json.loads(path.read_text())["made_by"]
     except (ValueError, KeyError, TypeError):

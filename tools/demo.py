@@ -69,7 +69,10 @@ def stages(plan: Plan) -> list[Stage]:
     found = [
         Stage(
             "simulate clips",
-            ["-m", "tools.simulate", "--folder", clips, "--clips", str(plan.clips)],
+            [
+                *("-m", "tools.simulate", "--folder", clips, "--clips", str(plan.clips)),
+                *("--frames", "48", "--no-truth"),
+            ],
         ),
         Stage("videos to frames", ["process_data.py", "-s", clips, "-t", frames, *TARGET_SIZE]),
         Stage(
@@ -177,7 +180,7 @@ def _plan(arguments: Sequence[str] | None) -> Plan:
     parser.add_argument("--scratch", type=Path, default=Path("configs/demo/scratch.yaml"))
     parser.add_argument("--sampling", type=Path, default=Path("configs/demo/sample.yaml"))
     parser.add_argument("--no-scratch", action="store_true", help="leave the second run out")
-    parser.add_argument("--clips", type=int, default=24, help="simulated clips (%(default)s)")
+    parser.add_argument("--clips", type=int, default=16, help="simulated clips (%(default)s)")
     parser.add_argument("--videos", type=int, default=8, help="sampled videos (%(default)s)")
     given = parser.parse_args(arguments)
     return Plan(

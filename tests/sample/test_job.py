@@ -125,6 +125,7 @@ def test_a_folder_with_numbered_files_but_no_record_is_refused(
 def test_a_damaged_record_is_refused(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "samples.json").write_text("{")
+    (tmp_path / "out" / "000000.npz").touch()
     with pytest.raises(ValueError, match="not a record of samples"):
         run(weights, tmp_path / "out")
 
@@ -165,6 +166,9 @@ def test_pixels_that_are_not_finite_are_an_error(
     with pytest.raises(FloatingPointError, match="seed 0 has pixels that are not finite"):
         run(weights, tmp_path / "out")
     assert not list((tmp_path / "out").glob("0*"))
+    monkeypatch.undo()  # a folder without videos is no obstacle to other settings
+    run(weights, tmp_path / "out", "sampling.strength=0.5")
+    assert videos(tmp_path / "out")
 
 
 def test_samples_go_to_a_folder_of_their_step_by_default(weights: Path) -> None:
