@@ -61,7 +61,9 @@ pretrain: $(INSTALLED)  ## make the demo's shipped weights anew, about 1.5 hours
 	$(OFFLINE) $(RUN) train.py --config configs/demo/pretrain.yaml
 	$(RUN) -m tools.export --checkpoint runs/pretrain/endora \
 		--output configs/demo/weights/endora.safetensors --dtype float16
-	cp runs/pretrain/autoencoder.safetensors configs/demo/weights/
+	$(OFFLINE) $(RUN) train.py --config configs/demo/decoder.yaml
+	$(RUN) -m tools.export --checkpoint runs/pretrain/decoder \
+		--output configs/demo/weights/autoencoder.safetensors --dtype float16
 
 setup: $(INSTALLED)  ## make .venv and install the requirements
 

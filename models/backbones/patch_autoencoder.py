@@ -52,6 +52,7 @@ class PatchAutoencoder(nn.Module):
                 f"{3 * stride * stride} channels, got {channels}"
             )
         self.stride, self.channels, self.whitening = stride, channels, whitening
+        self.measures = True  # the statistics of the latents, in training
         self.encoder = nn.Conv2d(3, channels, stride, stride=stride)
         self.decoder = nn.ConvTranspose2d(channels, 3, stride, stride=stride)
         self.refine = nn.Sequential(
@@ -74,10 +75,15 @@ class PatchAutoencoder(nn.Module):
         self.register_buffer("deviation", torch.ones(channels, 1, 1))
         self.register_buffer("scale", torch.ones(channels, 1, 1))
 
+    def freeze_encoder(self) -> None:
+        """Keep the map into the latents, their mean and their scale as they are."""
+        self.encoder.requires_grad_(False)
+        self.measures = False
+
     def forward(self, images: Tensor, noise: float = 0.0) -> Tensor:
         """Reconstruct (N, 3, H, W) through latents with noise of that deviation."""
         latents = self.encoder(images)
-        if self.training:
+        if self.training and self.measures:
             self._measure(latents.detach().float())
         return self._decode(latents + noise * torch.randn_like(latents) * self.scale)
 

@@ -26,6 +26,7 @@ class AutoencoderConfig(MethodConfig):
     blocks: int = 2  # residual blocks of the refining network
     gradient_weight: float = 1.0  # of the error of image gradients
     latent_noise: float = 0.05  # standard deviation of the noise on normalised latents
+    train_encoder: bool = True  # false: only the decoder learns, so that known latents stay valid
     whitening: float = 0.2  # 1: every latent channel to unit variance; 0: one scale for all
 
     def __post_init__(self) -> None:
@@ -46,6 +47,8 @@ class Autoencoder(Method):
         network = PatchAutoencoder(
             config.channels, config.stride, config.width, config.blocks, config.whitening
         )
+        if not config.train_encoder:
+            network.freeze_encoder()
         return {"autoencoder": network}
 
     def phases(self, step: int) -> Sequence[Phase]:

@@ -54,6 +54,20 @@ def test_normalised_latents_have_unit_variance_on_average(whitening: float) -> N
     torch.testing.assert_close(network.decode(latents), network.eval()(images), atol=1e-4, rtol=0)
 
 
+def test_a_frozen_encoder_keeps_its_latents() -> None:
+    network = PatchAutoencoder(12)
+    network(smooth_images())
+    network.freeze_encoder()
+    before = network.encode(smooth_images())
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(smooth_images() * 0.5, noise=0.3).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(network.encode(smooth_images()), before)
+    assert network.decoder.weight.grad is not None
+
+
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 192"):
         PatchAutoencoder(193)
