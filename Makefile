@@ -60,6 +60,9 @@ pretrain: $(INSTALLED)  ## make the demo's shipped weights anew, about 1.5 hours
 		--output runs/pretrain/images.safetensors
 	$(OFFLINE) $(RUN) train.py --config configs/demo/pretrain.yaml
 	$(RUN) -m tools.export --checkpoint runs/pretrain/endora \
+		--output runs/pretrain/clips.safetensors
+	$(OFFLINE) $(RUN) train.py --config configs/demo/pretrain_mixed.yaml
+	$(RUN) -m tools.export --checkpoint runs/pretrain/mixed \
 		--output configs/demo/weights/endora.safetensors --dtype float16
 	$(OFFLINE) $(RUN) train.py --config configs/demo/decoder.yaml
 	$(RUN) -m tools.export --checkpoint runs/pretrain/decoder \

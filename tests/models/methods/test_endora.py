@@ -219,6 +219,24 @@ def test_predicting_velocity_is_the_same_process_in_other_words() -> None:
     torch.testing.assert_close(error, torch.full((3,), 0.01), atol=1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_frames_of_a_clip_can_share_noise_of_unit_variance(share: float) -> None:
+    method = endora()
+    method.config = dataclasses.replace(method.config, shared_noise=share)
+    noise = torch.randn(
+        64, 6, *method.latents.batch(1)[2:], generator=torch.Generator().manual_seed(0)
+    )
+    mixed = method._mixed(noise)
+    values = mixed.transpose(0, 1).flatten(1)
+    covariance = torch.cov(values)
+    torch.testing.assert_close(covariance.diag(), torch.ones(6), atol=0.03, rtol=0)
+    # What remains of each frame adds up to nothing, so its parts repel each other a little.
+    between = share - (1 - share) / 3 if share else 0.0
+    expected = torch.full((6,), between)
+    torch.testing.assert_close(covariance[0, 1:4], expected[1:4], atol=0.03, rtol=0)
+    assert torch.equal(mixed[:, 4:], noise[:, 4:])  # extra images keep theirs
+
+
 def test_no_images_is_fine() -> None:
     method = endora()
     value = loss(method, trained(method), images=0)
