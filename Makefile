@@ -54,7 +54,7 @@ pretrain: $(INSTALLED)  ## make the demo's shipped weights anew, about 1.5 hours
 		--format png
 	$(OFFLINE) $(RUN) train.py --config configs/demo/autoencoder.yaml
 	$(RUN) -m tools.export --checkpoint runs/pretrain/autoencoder \
-		--output runs/pretrain/autoencoder.safetensors --dtype float16
+		--output configs/demo/weights/autoencoder.safetensors --dtype float16
 	$(OFFLINE) $(RUN) train.py --config configs/demo/pretrain_images.yaml
 	$(RUN) -m tools.export --checkpoint runs/pretrain/images \
 		--output runs/pretrain/images.safetensors
