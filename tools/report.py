@@ -31,7 +31,7 @@ FIRST, SECOND, PLAIN = "var(--first)", "var(--second)", "var(--line)"
 
 # Columns of losses.csv with a plainer title; others are shown under their own name.
 TITLES = {
-    "mse": "Noise prediction (mse)",
+    "mse": "Denoising (mse)",
     "vb": "Variational bound (vb, bits per dimension)",
     "prior": "Guidance by the image prior",
     "error": "Squared error",

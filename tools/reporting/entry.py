@@ -79,7 +79,8 @@ def origin(entry: Entry) -> str:
     path = Path(entry.initial)
     before = read_weights(path).step if path.is_file() else 0
     if before > entry.steps:
-        text += f", which {_steps(before)} had made: most of what it knows comes from there"
+        last = f"whose last training alone took {_steps(before)}"
+        text += f", {last}: most of what it knows comes from there"
     return text
 
 
