@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +60,21 @@ def run_command(main: Callable[[], int | None]) -> None:
     except USER_ERRORS as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(status or 0)
+    _leave(status or 0)
+
+
+def _leave(status: int) -> None:
+    """End the process after its work is done and its files are closed.
+
+    One of several processes skips the interpreter's own end: threads of torch.distributed may
+    still hold tensors by then, and end a finished process with SIGABRT now and again.
+    """
+    if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def one_line(error: BaseException) -> str:
