@@ -33,7 +33,7 @@ def run(command: list[str], folder: Path, **variables: str) -> subprocess.Comple
 
 
 def videos(folder: Path) -> dict[str, np.ndarray]:
-    return {file.stem: np.load(file)["video"] for file in sorted(folder.glob("*.npz"))}
+    return {file.stem: np.load(file)["video"] for file in sorted(folder.glob("[0-9]*.npz"))}
 
 
 @pytest.mark.parametrize("script", ["kva", "cho"])
@@ -103,7 +103,7 @@ def test_a_killed_job_goes_on_with_the_same_videos(
     killed = tmp_path / "killed"
     process = start([*base, *settings, f"output={killed}"], root)
     limit = time.monotonic() + 60
-    while len(list(killed.glob("*.npz"))) < 5 and time.monotonic() < limit:
+    while len(list(killed.glob("[0-9]*.npz"))) < 5 and time.monotonic() < limit:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()

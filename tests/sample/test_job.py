@@ -22,7 +22,7 @@ def run(weights: Path, output: Path, *settings: str) -> None:
 
 
 def videos(folder: Path) -> dict[str, np.ndarray]:
-    return {file.stem: np.load(file)["video"] for file in sorted(folder.glob("*.npz"))}
+    return {file.stem: np.load(file)["video"] for file in sorted(folder.glob("[0-9]*.npz"))}
 
 
 def test_video_k_depends_on_its_seed_alone(weights: Path, tmp_path: Path) -> None:
