@@ -56,7 +56,7 @@ class DataConfig:
     folder: str = MISSING  # videos, or one folder of frames per video
     layout: Layout = "auto"  # what the folder holds; auto looks
     list: str | None = None  # list file of frames (process_list.py); its own folder is the root
-    labels: str | None = None  # CSV with columns name,label; read only for conditional models
+    labels: str | None = None  # CSV with columns name,label, for conditional models
     images_per_clip: int = 8  # extra single frames beside each clip; 0 trains on clips alone
     flip: bool = True  # random horizontal flip, one decision for all frames of a clip
     workers: int = 4  # loader processes; the order of the data does not depend on it
@@ -141,7 +141,7 @@ class SampleConfig:
     """One sampling job. The checkpoint says which model and which sizes."""
 
     checkpoint: str = MISSING  # a run folder, a checkpoint or exported weights
-    output: str | None = None  # folder of the samples; none: `samples` inside the run folder
+    output: str | None = None  # folder of the samples; none: samples/step_N of the run folder
     count: int = 16  # videos
     seed: int = 0  # video k is made from seed + k, whatever the batch or the number of GPUs
     batch_size: int = 4  # videos made together on one device
