@@ -1,0 +1,83 @@
+"""What extractors share: an input check, exact float32 arithmetic, and an identity."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tools.metrics.features import FeatureExtractor
+
+
+class NetworkExtractor(FeatureExtractor):
+    """An extractor around a torch network: subclasses say what happens to valid input."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    @abstractmethod
+    def compute(self, videos: Tensor) -> dict[str, Tensor]:
+        """(B, frames, 3, H, W) uint8 on the device -> (B, width) for each of `outputs`."""
+
+    def __call__(self, videos: Tensor) -> dict[str, Tensor]:
+        """(B, frames, 3, H, W) uint8 -> (B, width) float32 for each of `outputs`, on the CPU.
+
+        Raises ValueError for another type or shape.
+        """
+        if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[1:3] != (self.frames, 3):
+            raise ValueError(
+                f"{self.name} takes uint8 videos of shape (B, {self.frames}, 3, H, W), "
+                f"got {videos.dtype} {tuple(videos.shape)}"
+            )
+        with exact_arithmetic():
+            outputs = self.compute(videos.to(self.device))
+        return {name: outputs[name].float().cpu() for name in self.outputs}
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Full float32 and repeatable kernels, without gradients, whatever the surroundings use.
+
+    Scores must not depend on the TF32 or bfloat16 that training chose.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast("cuda", enabled=False),
+            torch.autocast("cpu", enabled=False),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def resized(frames: Tensor, size: int, mode: str) -> Tensor:
+    """(N, 3, H, W) in 0..255 -> (N, 3, size, size), squeezed, low-passed where it shrinks."""
+    if frames.shape[-2:] == (size, size):
+        return frames
+    return F.interpolate(frames, (size, size), mode=mode, antialias=True).clamp(0, 255)
+
+
+def fingerprint(*parts: str) -> str:
+    """One SHA-256 over the parts of an identity: version of the code, digest of the weights."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
