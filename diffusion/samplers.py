@@ -7,7 +7,9 @@ fresh standard normal noise of the latents' shape and is called once per stochas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -18,7 +20,8 @@ from diffusion.schedule import NoiseSchedule, at
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Draw = Callable[[], Tensor]
 Report = Callable[[int, int], None]
-SamplerName = Literal["ddpm", "ddim", "dpm_solver"]
+Sampler = Callable[[NoiseSchedule, Denoise, Tensor, Draw, Report], Tensor]
+SamplerName = Literal["ddpm", "ddim", "dpm_solver", "unipc2", "unipc3"]
 
 
 def sample_ddpm(
@@ -61,22 +64,119 @@ def sample_dpm_solver(
         start = schedule.predict_start(noisy, noise, level)
         i = len(schedule) - done  # the level as a number
         if i == 0:
-            return start
+            noisy = start
+            continue
         step = float(schedule.log_snr[i - 1] - schedule.log_snr[i])  # h of the paper
         estimate = start
         if earlier is not None:
             estimate = start + (start - earlier) * (step / (2 * earlier_step))
-        shrink = float(schedule.noise[i - 1] / schedule.noise[i])
-        growth = -float(schedule.signal[i - 1] * torch.expm1(torch.tensor(-step).double()))
-        noisy = shrink * noisy + growth * estimate
+        noisy = _advance(schedule, noisy, estimate, i, i - 1)
         earlier, earlier_step = start, step
     return noisy
 
 
-SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_ddim, "dpm_solver": sample_dpm_solver}
+def sample_unipc(
+    schedule: NoiseSchedule,
+    denoise: Denoise,
+    noisy: Tensor,
+    draw: Draw,
+    report: Report,
+    order: int = 3,
+) -> Tensor:
+    """UniPC of order 1 to 3 with B(h) = e^h - 1, deterministic (arXiv 2302.04867, algorithm 5).
+
+    It predicts the clean sample, as DPM-Solver++ does. The prediction at a new level also
+    corrects the step that led there, so each step still costs one call. The order rises over the
+    first steps, and falls over the last ones, where the log signal-to-noise ratio ends.
+    """
+    log_snr, total = schedule.log_snr.tolist(), len(schedule)
+    starts: list[Tensor] = []  # predicted clean samples, newest first, and their levels
+    visited: list[int] = []
+    before, used = noisy, 1  # the sample at visited[0], and the order of the step from there
+    for done, level in _levels(schedule, noisy, report):
+        i = total - done  # the level as a number
+        noise, _ = _predict(schedule, denoise, noisy, level)
+        start = schedule.predict_start(noisy, noise, level)
+        if i == 0:
+            noisy = start  # the step to zero noise is of first order: the prediction itself
+            continue
+        if starts:  # corrector: the same step again, with the prediction at its end
+            corrected = _unipc_step(log_snr, visited, starts, i, used, start)
+            noisy = _advance(schedule, before, corrected, visited[0], i)
+        starts, visited = [start, *starts[: order - 1]], [i, *visited[: order - 1]]
+        before, used = noisy, min(order, len(starts), i + 1)
+        predicted = _unipc_step(log_snr, visited, starts, i - 1, used, None)
+        noisy = _advance(schedule, before, predicted, i, i - 1)
+    return noisy
 
 
-def _levels(schedule: NoiseSchedule, noisy: Tensor, report: Report):  # type: ignore[no-untyped-def]
+def _unipc_step(
+    log_snr: Sequence[float],
+    visited: Sequence[int],
+    starts: Sequence[Tensor],
+    target: int,
+    order: int,
+    reached: Tensor | None,
+) -> Tensor:
+    """The clean sample that stands for the whole step from visited[0] to target.
+
+    Divided differences of the predictions, weighted by `unipc_weights`. `reached`, the prediction
+    at the target itself, makes the predictor of order p a corrector of order p + 1.
+    """
+    step = log_snr[target] - log_snr[visited[0]]  # h of the paper
+    others = [(log_snr[level] - log_snr[visited[0]]) / step for level in visited[1:order]]
+    differences = [
+        (start - starts[0]) / r for start, r in zip(starts[1:order], others, strict=True)
+    ]
+    if reached is not None:
+        differences.append(reached - starts[0])
+        others.append(1.0)
+    estimate = starts[0]
+    for weight, difference in zip(unipc_weights(others, step), differences, strict=True):
+        estimate = estimate + weight * difference
+    return estimate
+
+
+def unipc_weights(positions: Sequence[float], step: float) -> list[float]:
+    """Weights a of the divided differences at `positions` r (in steps from the start of one).
+
+    The exact step weighs the clean sample at position u by e^(step u). With the k-th moment
+    of that weight, M_k = 1 / (1 - e^-step) - k M_(k-1) / step and M_0 = 1, the condition of order
+    (theorem 3.1 of the paper) is sum_m a_m r_m^(k-1) = M_k for k = 1, 2, ... One position gets
+    1/2, which has the same order, as the paper takes it.
+    """
+    if len(positions) <= 1:
+        return [0.5] * len(positions)
+    moments = [1.0]
+    for k in range(1, len(positions) + 1):
+        moments.append(-1 / math.expm1(-step) - k * moments[-1] / step)
+    powers = torch.tensor(
+        [[r**k for r in positions] for k in range(len(positions))], dtype=torch.float64
+    )
+    right = torch.tensor(moments[1:], dtype=torch.float64)
+    return torch.linalg.solve(powers, right).tolist()
+
+
+def _advance(
+    schedule: NoiseSchedule, noisy: Tensor, estimate: Tensor, level: int, target: int
+) -> Tensor:
+    """From one level to a cleaner one along the exact solution for a constant clean sample."""
+    step = float(schedule.log_snr[target] - schedule.log_snr[level])
+    shrink = float(schedule.noise[target] / schedule.noise[level])
+    return shrink * noisy - float(schedule.signal[target]) * math.expm1(-step) * estimate
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": sample_ddpm,
+    "ddim": sample_ddim,
+    "dpm_solver": sample_dpm_solver,
+    "unipc2": functools.partial(sample_unipc, order=2),
+    "unipc3": functools.partial(sample_unipc, order=3),
+}
+SOLVERS = ("dpm_solver", "unipc2", "unipc3")  # extrapolate over the log signal-to-noise ratio
+
+
+def _levels(schedule: NoiseSchedule, noisy: Tensor, report: Report) -> Iterator[tuple[int, Tensor]]:
     """Yield (steps done with this one, (B,) level) from the noisiest level to the cleanest."""
     total = len(schedule)
     for done in range(1, total + 1):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from configs.schema import MethodConfig, SamplingConfig, require
 from configs.shapes import VideoShape
 from diffusion.objective import denoising_terms
-from diffusion.samplers import SAMPLERS, SamplerName
+from diffusion.samplers import SAMPLERS, SOLVERS, SamplerName
 from diffusion.schedule import NoiseSchedule, at
 from diffusion.spacing import fractional_timesteps, integer_timesteps, log_snr_timesteps
 from models.backbones.video_transformer import VideoTransformer
@@ -335,12 +335,12 @@ def visited_timesteps(settings: EndoraSampling, schedule: NoiseSchedule) -> list
     """The training timesteps that the sampler visits, ascending.
 
     `auto` is each sampler's own: integer strides for DDIM where they fit (as published), even
-    steps of the log signal-to-noise ratio for DPM-Solver++, fractional strides otherwise.
+    steps of the log signal-to-noise ratio for the multistep solvers, fractional strides otherwise.
     """
     total, spacing = len(schedule), settings.spacing
     if spacing == "auto":
         fits = settings.steps > 0 and total % settings.steps == 0
-        own = {"ddim": "integer" if fits else "fractional", "dpm_solver": "log_snr"}
+        own = {"ddim": "integer" if fits else "fractional"} | dict.fromkeys(SOLVERS, "log_snr")
         spacing = own.get(settings.sampler, "fractional")  # type: ignore[assignment]
     if spacing == "log_snr":
         return log_snr_timesteps(schedule.log_snr, settings.steps)
