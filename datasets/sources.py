@@ -1,4 +1,4 @@
-"""The videos of a data set: video files, and folders of frames that count as videos."""
+"""The videos of a data set: video files, arrays, and folders of frames that count as videos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from datasets import video_io
+from datasets import array_io, video_io
 from datasets.image_io import IMAGE_SUFFIXES, read_image
 
 Names = npt.NDArray[np.bytes_]
@@ -49,6 +49,18 @@ class Source(ABC):
     def size_on_disk(self) -> int:
         """Bytes on disk: changes when the video is replaced."""
 
+    @abstractmethod
+    def frame_size(self) -> tuple[int, int]:
+        """(H, W) of the first frame."""
+
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        """The files that those frames are stored in."""
+        return [self.path]
+
+    def container(self) -> str:
+        """How the frames are stored: the suffix of the file or of the first frame, no dot."""
+        return self.path.suffix.lower().lstrip(".")
+
 
 class VideoFile(Source):
     """A video in one file."""
@@ -67,6 +79,33 @@ class VideoFile(Source):
 
     def size_on_disk(self) -> int:
         return self.path.stat().st_size
+
+    def frame_size(self) -> tuple[int, int]:
+        return video_io.frame_table(self.path).size
+
+
+class ArrayFile(Source):
+    """A video as an array, as sampling writes it: .npz (array `video`) or .npy."""
+
+    def count(self) -> int:
+        return array_io.array_shape(self.path)[0]
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        return array_io.read_array(self.path, indices)
+
+    def iterate(self, fps: float | None = None) -> Iterator[Tensor]:
+        if fps is not None:
+            raise ValueError(f"{self.path}: an array has no frame rate to change")
+        return array_io.iterate_array(self.path)
+
+    def fps(self) -> float | None:
+        return None
+
+    def size_on_disk(self) -> int:
+        return self.path.stat().st_size
+
+    def frame_size(self) -> tuple[int, int]:
+        return array_io.array_shape(self.path)[1:3]
 
 
 class FrameFolder(Source):
@@ -103,16 +142,29 @@ class FrameFolder(Source):
     def size_on_disk(self) -> int:
         return sum(self.image(index).stat().st_size for index in range(len(self.images)))
 
+    def frame_size(self) -> tuple[int, int]:
+        height, width = read_image(self.image(0)).shape[1:]
+        return height, width
+
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        return [self.image(index) for index in indices]
+
+    def container(self) -> str:
+        return self.image(0).suffix.lower().lstrip(".")
+
 
 def find_sources(
     folder: Path,
     *,
     videos: bool = True,
     frames: bool = True,
+    arrays: bool = False,
     suffixes: Sequence[str] = video_io.VIDEO_SUFFIXES,
     exclude: Path | None = None,
 ) -> list[Source]:
     """The video files and folders of frames below a folder, in natural order of their names.
+
+    With `arrays` also .npz and .npy files, but for those that hold something else.
 
     A folder of images is a video only where no video lies in or below it, so that a cover
     picture beside the clips is not one. Hidden files and folders are passed over.
@@ -123,7 +175,8 @@ def find_sources(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     seen = {folder.resolve()} | ({exclude.resolve()} if exclude else set())
-    found = list(_walk(folder, folder, tuple(suffixes), seen))
+    files = (*suffixes, *(array_io.ARRAY_SUFFIXES if arrays else ()))
+    found = list(_walk(folder, folder, files, seen))
     wanted = [s for s in found if (frames if isinstance(s, FrameFolder) else videos)]
     keys = {id(source): natural_key(source.name) for source in wanted}
     return sorted(wanted, key=lambda source: (keys[id(source)], str(source.path)))
@@ -191,7 +244,10 @@ def _walk(folder: Path, root: Path, suffixes: tuple[str, ...], seen: set[Path]) 
                 below += list(_walk(path, root, suffixes, seen))
         elif suffix in suffixes:
             name = path.relative_to(root).with_suffix("").as_posix()
-            below.append(VideoFile(name, path))
+            if suffix not in array_io.ARRAY_SUFFIXES:
+                below.append(VideoFile(name, path))
+            elif array_io.holds_video(path):
+                below.append(ArrayFile(name, path))
         elif suffix in IMAGE_SUFFIXES:
             images.append(entry.name)
     if images and not below:
