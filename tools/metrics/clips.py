@@ -39,17 +39,25 @@ def clip_windows(
     """Frame indices of the clips of one video, by their start; none where it is too short.
 
     Start "random": `clips` different starts, each as likely as any other; the first start drawn
-    stays when more are asked for. "start": one clip follows the other from frame 0 on. A video
-    with fewer starts, or less room, gives fewer clips.
+    stays when more are asked for. "start": one clip follows the other from frame 0 on. "dense":
+    from the first frame to the last, overlapping by half, or by less where that would be more than
+    `clips`; a short video is read at the largest stride that fits, as in training. A video with
+    fewer starts, or less room, gives fewer clips.
 
     Inputs:  count of the video's frames; a clip of `frames` frames that are `stride` apart spans
              (frames - 1) * stride + 1 of them
     """
+    if offset == "dense":
+        stride = max(1, min(stride, (count - 1) // max(1, frames - 1)))
     span = (frames - 1) * stride + 1
     if count < span:
         return []
     if offset == "start":
         starts = list(range(0, count - span + 1, span))[:clips]
+    elif offset == "dense":
+        last = count - span
+        places = min(clips, 1 + -(-last // max(1, span // 2)))
+        starts = [k * last // max(1, places - 1) for k in range(places)]
     else:
         starts = sorted(_draw(count - span + 1, clips, seed, "clip", name))
     return [list(range(start, start + span, stride)) for start in starts]

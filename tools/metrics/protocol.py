@@ -17,7 +17,7 @@ from configs.schema import require
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "metrics"
 
 Resize = Literal["crop", "squeeze"]
-Offset = Literal["random", "start"]
+Offset = Literal["random", "start", "dense"]
 Choice = Literal["random", "first"]
 
 
@@ -32,7 +32,9 @@ class Protocol:
     clip_frames: int = 16
     real_stride: int = 0  # source frames from one frame of a clip to the next; 0: as trained
     fake_stride: int = 1
-    real_offset: Offset = "random"  # where a clip starts: seeded by the video's name, or frame 0
+    # Where clips start: seeded by the video's name, one after the other from frame 0, or all over
+    # the video, overlapping by half.
+    real_offset: Offset = "random"
     fake_offset: Offset = "start"
     clips_per_real_video: int = 1
     max_real_clips: int = 2048
