@@ -58,6 +58,7 @@ class DataConfig:
     list: str | None = None  # list file of frames (process_list.py); its own folder is the root
     labels: str | None = None  # CSV with columns name,label, for conditional models
     images_per_clip: int = 8  # extra single frames beside each clip; 0 trains on clips alone
+    cache: str | None = None  # folder made by tools.cache: train on it without codec, prior, videos
     flip: bool = True  # random horizontal flip, one decision for all frames of a clip
     workers: int = 4  # loader processes; the order of the data does not depend on it
 

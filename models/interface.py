@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,35 @@ from configs.shapes import VideoShape
 
 Networks = Mapping[str, nn.Module]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
+CachedShapes = Mapping[str, tuple[int, ...]]  # of the cached parts of one frame, by name
+
+CACHED = "cached/"  # what the loader puts before the name of a cached part
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the data loader yields. Pixels are float32 in [-1, 1]."""
+    """What the data loader yields. Pixels are float32 in [-1, 1].
+
+    From a cache (`data.cache`) there are no pixels, but what `Method.cached_parts` made of them:
+    videos is then (B, F, 3, 0, 0), images is absent, and every part of `cached` holds the frames
+    of the clip followed by the extra images.
+    """
 
     videos: Tensor  # (B, F, 3, H, W)
     images: Tensor | None = None  # (B, I, 3, H, W), extra single frames; they carry no time
     labels: Tensor | None = None  # (B,) int64, class of each clip
+    cached: Mapping[str, Tensor] | None = None  # (B, F + I, ...) by name, rounded as stored
+
+    @classmethod
+    def of(cls, loaded: Mapping[str, Tensor]) -> Batch:
+        """The batch whose tensors a loader gives by name, cached parts after `cached/`."""
+        parts = {name: part for name, part in loaded.items() if not name.startswith(CACHED)}
+        cached = {
+            name.removeprefix(CACHED): part
+            for name, part in loaded.items()
+            if name.startswith(CACHED)
+        }
+        return cls(**parts, cached=cached or None)
 
     @property
     def frames(self) -> Tensor:
@@ -40,7 +61,10 @@ class Batch:
             for part in (self.videos, self.images, self.labels)
         ]
         assert moved[0] is not None
-        return Batch(moved[0], moved[1], moved[2])
+        cached = None
+        if self.cached is not None:
+            cached = {n: part.to(device, non_blocking=True) for n, part in self.cached.items()}
+        return Batch(moved[0], moved[1], moved[2], cached)
 
 
 @dataclass(frozen=True)
@@ -94,12 +118,21 @@ class Method(ABC):
     # Settings below `method` that may change when a run goes on; the others say which model it is.
     adjustable: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, config: MethodConfig, shape: VideoShape, *, training: bool = True) -> None:
+    def __init__(
+        self,
+        config: MethodConfig,
+        shape: VideoShape,
+        *,
+        training: bool = True,
+        cached: CachedShapes | None = None,
+    ) -> None:
         """`shape` is that of one clip in pixels; without `training`, only what sampling needs
-        is built, so that a sample asks for no download that only the loss would use."""
+        is built, so that a sample asks for no download that only the loss would use. With
+        `cached`, batches hold those parts instead of pixels, and what makes them is not built."""
         self.config = config
         self.shape = shape
         self.training = training
+        self.cached = cached
 
     @abstractmethod
     def build_networks(self) -> dict[str, nn.Module]:
@@ -124,6 +157,31 @@ class Method(ABC):
             betas=(settings.betas[0], settings.betas[1]),
             weight_decay=settings.weight_decay,
             fused=device in ("cpu", "cuda"),  # one kernel for all tensors
+        )
+
+    def cached_parts(self, frames: Tensor) -> dict[str, Tensor]:
+        """What the losses need of frames (N, 3, H, W) in [-1, 1], to be made once and kept: every
+        part (N, ...) float32, a function of its frame alone. ValueError where there is nothing."""
+        raise ValueError(self._no_cache())
+
+    def cached_names(self) -> Sequence[str]:
+        """The parts of a cache that the losses of these settings read."""
+        raise ValueError(self._no_cache())
+
+    def cache_identity(self) -> dict[str, Any]:
+        """Plain values on which `cached_parts` depend, beside the frames: names and settings of
+        the frozen networks. Needs none of the networks. See `cache_files` for their weights."""
+        raise ValueError(self._no_cache())
+
+    def cache_files(self) -> dict[str, Sequence[Path]]:
+        """The files that those networks' weights are read from, by network, where they are on
+        this machine."""
+        raise ValueError(self._no_cache())
+
+    def _no_cache(self) -> str:
+        return (
+            f"data.cache: the method {type(self).__name__} works on pixels and has nothing to "
+            f"cache; leave data.cache empty"
         )
 
     @abstractmethod

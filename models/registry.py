@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 from configs.schema import MethodConfig, RunConfig
-from models.interface import Method
+from models.interface import CachedShapes, Method
 
 
 def method_names() -> list[str]:
@@ -33,6 +33,9 @@ def method_config(name: str) -> type[MethodConfig]:
     return method_class(name).Config
 
 
-def build_method(config: RunConfig, *, training: bool = True) -> Method:
+def build_method(
+    config: RunConfig, *, training: bool = True, cached: CachedShapes | None = None
+) -> Method:
     """The method that a run's settings describe, its helpers on the CPU; see `Method`."""
-    return method_class(config.method_name)(config.method, config.clip.shape, training=training)
+    build = method_class(config.method_name)
+    return build(config.method, config.clip.shape, training=training, cached=cached)

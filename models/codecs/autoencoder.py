@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from models.codecs.interface import Codec
+from models.codecs.interface import Codec, Moments
 
 
 class DiffusersCodec(Codec):
@@ -32,10 +33,13 @@ class DiffusersCodec(Codec):
         self.scale = float(config.get("scaling_factor") or 1.0)
         self.shift = float(config.get("shift_factor") or 0.0)
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Moments:
         output = self.autoencoder.encode(images)
-        latents = output.latents if hasattr(output, "latents") else output.latent_dist.sample()
-        return (latents - self.shift) * self.scale
+        if hasattr(output, "latents"):
+            return (output.latents - self.shift) * self.scale, None
+        posterior = output.latent_dist
+        log_variance = posterior.logvar + 2 * math.log(abs(self.scale))
+        return (posterior.mean - self.shift) * self.scale, log_variance
 
     def decode_images(self, latents: Tensor) -> Tensor:
         return self.autoencoder.decode(latents / self.scale + self.shift).sample
@@ -75,6 +79,21 @@ def load_autoencoder(source: str) -> Any:
             f"on the hub ({_first_line(error)}); download it where there is a network and give "
             f"its folder, or take method.codec.name=tiny or pixels"
         ) from None
+
+
+def weight_files(source: str) -> list[Path]:
+    """config.json and weights of a local folder, or of a hub's copy on this machine; else none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(source).is_dir():
+        return sorted(f for f in Path(source).iterdir() if f.suffix in (".json", ".safetensors"))
+    names = ("config.json", "diffusion_pytorch_model.safetensors")
+    try:
+        found = [try_to_load_from_cache(source, name) for name in names]
+    except ValueError:  # no name that a hub would know
+        return []
+    copies = [Path(path) for path in found if isinstance(path, str)]
+    return copies if len(copies) == len(names) else []
 
 
 def _first_line(error: BaseException) -> str:

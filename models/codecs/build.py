@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from models.codecs.interface import Codec
@@ -25,6 +26,21 @@ def build_codec(config: CodecConfig) -> Codec:
     """The frozen codec, in evaluation mode. Raises ValueError or FileNotFoundError."""
     codec = _build(config)
     return codec.eval().requires_grad_(False)
+
+
+def codec_files(config: CodecConfig) -> list[Path]:
+    """The local files that the weights are read from, where they are on this machine."""
+    if config.name == "pixels" or config.weights is None:
+        return []
+    if config.name == "tiny":
+        from models.codecs.tiny import weight_files
+
+        return weight_files(config.weights)
+    if config.name == "trained":
+        return [Path(config.weights)] if Path(config.weights).is_file() else []
+    from models.codecs.autoencoder import weight_files as autoencoder_files
+
+    return autoencoder_files(config.weights)
 
 
 def _build(config: CodecConfig) -> Codec:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+
+Moments = tuple[Tensor, "Tensor | None"]  # mean and log-variance; none is a latent without noise
+
+# Frames whose posterior noise is drawn in one go. A fixed number, whatever is encoded at once, for
+# on a GPU the random numbers depend on it, and training from a cache has to draw the same ones.
+DRAWN_AT_ONCE = 16
 
 
 class Codec(nn.Module):
@@ -24,22 +32,51 @@ class Codec(nn.Module):
 
         A variational codec draws from its posterior.
         """
-        return self._by_chunks(self.encode_images, frames)
+        mean, log_variance = self.encode_moments(frames.flatten(0, 1))
+        unflattened = None if log_variance is None else log_variance.unflatten(0, frames.shape[:2])
+        return draw_latents(mean.unflatten(0, frames.shape[:2]), unflattened)
+
+    def encode_moments(self, images: Tensor) -> Moments:
+        """Images (N, 3, H, W) in [-1, 1] -> mean and log-variance of their latents, (N, C, h, w)
+        float32 both; the latter is none where the codec does not draw."""
+        with _exact(images):
+            pieces = [self.encode_images(piece) for piece in images.float().split(self.chunk)]
+        variances = [variance for _, variance in pieces if variance is not None]
+        return torch.cat([mean for mean, _ in pieces]), torch.cat(variances) if variances else None
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, F, C, h, w) -> pixels (B, F, 3, H, W), clamped to [-1, 1]."""
-        return self._by_chunks(self.decode_images, latents).clamp(-1, 1)
+        with _exact(latents):
+            pieces = latents.float().flatten(0, 1).split(self.chunk)
+            decoded = torch.cat([self.decode_images(piece) for piece in pieces])
+        return decoded.unflatten(0, latents.shape[:2]).clamp(-1, 1)
 
     @abstractmethod
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, C, h, w)"""
+    def encode_images(self, images: Tensor) -> Moments:
+        """`encode_moments` of at most `chunk` images, (N, 3, H, W)"""
 
     @abstractmethod
     def decode_images(self, latents: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, 3, H, W)"""
 
-    def _by_chunks(self, function, videos: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        # Half precision costs an autoencoder visible colour, and it is a small share of a step.
-        with torch.no_grad(), torch.autocast(videos.device.type, enabled=False):
-            pieces = videos.float().flatten(0, 1).split(self.chunk)
-            return torch.cat([function(piece) for piece in pieces]).unflatten(0, videos.shape[:2])
+
+def draw_latents(mean: Tensor, log_variance: Tensor | None) -> Tensor:
+    """Latents from their posterior: mean + exp(log_variance / 2) * noise; the mean where there is
+    no variance.
+
+    Inputs:  (B, F, C, h, w) both; the log-variance of any floating type
+    Output:  (B, F, C, h, w) float32
+    """
+    if log_variance is None:
+        return mean
+    with torch.no_grad(), torch.autocast(mean.device.type, enabled=False):
+        pieces = mean.flatten(0, 1).split(DRAWN_AT_ONCE)
+        noise = torch.cat([torch.randn(piece.shape, device=mean.device) for piece in pieces])
+        return mean + torch.exp(0.5 * log_variance.float()) * noise.unflatten(0, mean.shape[:2])
+
+
+@contextlib.contextmanager
+def _exact(values: Tensor) -> Iterator[None]:
+    # Half precision costs an autoencoder visible colour, and it is a small share of a step.
+    with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
+        yield

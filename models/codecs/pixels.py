@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.codecs.interface import Codec
+from models.codecs.interface import Codec, Moments
 
 
 class PixelCodec(Codec):
@@ -15,8 +15,8 @@ class PixelCodec(Codec):
         super().__init__()
         self.stride, self.channels = stride, 3 * stride * stride
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        return F.pixel_unshuffle(images, self.stride)
+    def encode_images(self, images: Tensor) -> Moments:
+        return F.pixel_unshuffle(images, self.stride), None
 
     def decode_images(self, latents: Tensor) -> Tensor:
         return F.pixel_shuffle(latents, self.stride)

@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.backbones.tiny_autoencoder import TinyAutoencoder
-from models.codecs.interface import Codec
+from models.codecs.interface import Codec, Moments
 
 State = Mapping[str, Tensor]
+
+HALVES = ("encoder", "decoder")
 
 
 class TinyCodec(Codec):
@@ -25,7 +27,7 @@ class TinyCodec(Codec):
 
     def __init__(self, weights: str) -> None:
         super().__init__()
-        encoder, decoder = (_load(_half(Path(weights), half)) for half in ("encoder", "decoder"))
+        encoder, decoder = (_load(_half(Path(weights), half)) for half in HALVES)
         try:
             self.autoencoder = autoencoder_like(encoder, decoder)
             self.autoencoder.encoder.load_state_dict(encoder)
@@ -35,8 +37,8 @@ class TinyCodec(Codec):
         self.stride, self.channels = self.autoencoder.stride, self.autoencoder.channels
         self.float()
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        return self.autoencoder.encode(images)
+    def encode_images(self, images: Tensor) -> Moments:
+        return self.autoencoder.encode(images), None
 
     def decode_images(self, latents: Tensor) -> Tensor:
         return self.autoencoder.decode(latents)
@@ -75,8 +77,18 @@ def _layers(state: State) -> dict[int, set[str]]:
     return dict(sorted(layers.items()))
 
 
+def weight_files(weights: str) -> list[Path]:
+    """The pair of files that `weights` begins, where both are there."""
+    found = [[p for p in _candidates(Path(weights), h) if p.is_file()] for h in HALVES]
+    return [candidates[0] for candidates in found] if all(found) else []
+
+
+def _candidates(path: Path, half: str) -> list[Path]:
+    return [path.with_name(f"{path.name}_{half}{end}") for end in (".safetensors", ".pth")]
+
+
 def _half(path: Path, half: str) -> Path:
-    candidates = [path.with_name(f"{path.name}_{half}{end}") for end in (".safetensors", ".pth")]
+    candidates = _candidates(path, half)
     for candidate in candidates:
         if candidate.is_file():
             return candidate

