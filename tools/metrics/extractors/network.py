@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,3 +83,34 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()
+
+
+def load_tensors(path: Path) -> Mapping[str, Any]:
+    """The contents of a checkpoint, read in torch's safe mode: tensors and plain values only.
+
+    Raises ValueError for a file that is damaged or holds anything else.
+    """
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - unpickling raises many kinds for a broken file
+        raise ValueError(f"{path}: not a readable weight file ({type(error).__name__})") from None
+    if not isinstance(contents, Mapping):
+        raise ValueError(f"{path}: not a weight file: it holds a {type(contents).__name__}")
+    return contents
+
+
+def load_strictly(network: Any, state: Mapping[str, Any], path: Path) -> None:
+    """Fill a network. Raises ValueError, naming the file, where tensors are missing or too many."""
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: not weights of this network: {reason}") from None
+
+
+def missing_package(what: str, package: str, requirement: str) -> ValueError:
+    """The error for an optional package that is not installed."""
+    return ValueError(
+        f"{what} needs the package {package}, which is not installed; run: "
+        f"pip install --no-deps '{requirement}'"
+    )
