@@ -28,7 +28,7 @@ class Deviation:
 
 
 def checked(values: Tensor, least: int = 2) -> Tensor:
-    """(N, width) features of any floating type as float64 on the CPU.
+    """(N, width) features of any floating type as float64 on the CPU, not to be written to.
 
     Raises:  ValueError when it is no matrix, has fewer than `least` rows or is not finite
     """

@@ -46,6 +46,9 @@ class Summary:
 
         Raises:  ValueError for fewer than 2 samples, NaN or infinity
         """
+        blocks = values.split(ROWS_PER_REDUCTION * (values.shape[-1] + 1)) if len(values) else ()
+        if len(blocks) > 1:  # float64 copies of all of it would be several times its memory
+            return cls.of_blocks(blocks, ddof)
         values = checked(values)
         mean = values.mean(0)
         return cls(len(values), mean, triangle(values - mean) / math.sqrt(len(values) - ddof))

@@ -5,6 +5,8 @@ Source:  Salimans et al., "Improved techniques for training GANs", NeurIPS 2016,
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,8 @@ def inception_score(logits: Tensor, splits: int, seed: int = 0) -> Estimate:
     if not 1 <= splits <= len(logits):
         raise ValueError(f"inception score: {len(logits)} samples do not fill {splits} splits")
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))
-    parts = torch.tensor_split(order, splits)
-    scores = torch.stack([_score(logits[rows]) for rows in parts])
+    borders = [k * len(logits) // splits for k in range(splits + 1)]
+    scores = torch.stack([_score(logits[order[a:b]]) for a, b in pairwise(borders)])
     return Estimate(float(scores.mean()), float(scores.std(correction=0)))
 
 
