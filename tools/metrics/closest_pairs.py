@@ -1,4 +1,4 @@
-"""The closest pairs of generated and training clips: looked at pixel by pixel, and drawn."""
+"""Copies of training clips in folders of videos: search, second look, and a picture to judge by."""
 
 from __future__ import annotations
 
@@ -14,17 +14,82 @@ from torch import Tensor
 
 from datasets.sources import Source
 from datasets.transforms import resize_centre_crop
-from tools.metrics.memorisation import Memorisation, Pair
+from tools.metrics.extraction import Extraction, Side, extract
+from tools.metrics.features import FeatureExtractor
+from tools.metrics.levelled import LevelledExtractor
+from tools.metrics.memorisation import Memorisation, Pair, find_nearest
 from tools.metrics.pixel_match import Match, best_match, shared_picture, thumbnails
+from tools.metrics.protocol import Protocol
+from tools.metrics.sets import VideoSet
 from tools.training.files import whole_file
+from tools.training.runtime import Runtime
 
 LOOKED_AT = 12  # closest pairs, of generated clips and of different training videos
+MOST_CLIPS = 64  # of one video; of a longer one they overlap by less
 MOST_FRAMES = 1500  # of a training video that a clip is laid over, around the nearest window
 CHUNK = 64  # frames in memory at full size
 
 SHOWN = 8  # frames of a clip
 SIDE, MARGIN, LABEL = 96, 4, 34  # pixels
 BACKGROUND, INK, FAINT, ALARM = (24, 24, 26), (236, 233, 228), (165, 160, 155), (255, 150, 120)
+
+
+def search(
+    generated: VideoSet,
+    real: VideoSet,
+    protocol: Protocol,
+    extractor: FeatureExtractor,
+    *,
+    flips: bool,
+    cache: Path | None,
+    runtime: Runtime,
+    batch_size: int = 8,
+    workers: int = 2,
+) -> Memorisation:
+    """The nearest training clip of every clip of a set of generated videos, on every process.
+
+    Clips lie densely over the videos of both sides, overlapping by half, so that a copied stretch
+    is met wherever it begins. Brightness and contrast are evened out before the network sees them.
+
+    Inputs:  protocol   of which frame size, clip length, strides and seed count
+             extractor  of clips
+             flips      whether mirrored training clips are searched too, as where training mirrors
+             the rest   as `tools.metrics.extraction.extract` takes it
+    Raises:  ValueError, FileNotFoundError in one line
+    """
+    dense = replace(
+        protocol,
+        real_offset="dense",
+        fake_offset="dense",
+        max_real_clips=0,
+        max_fake_clips=0,
+    )
+    straight = LevelledExtractor(extractor)
+    mirrored = LevelledExtractor(extractor, mirrored=True)
+
+    def features(videos: VideoSet, side: Side, *extractors: FeatureExtractor) -> Extraction:
+        return extract(
+            videos,
+            side,
+            dense,
+            extractors,
+            cache=cache,
+            runtime=runtime,
+            batch_size=batch_size,
+            workers=workers,
+            clips_per_video=MOST_CLIPS,
+        )
+
+    training = features(real, "real", straight, *([mirrored] if flips else [])).features
+    fake = features(generated, "fake", straight).features[straight.name]
+    found = find_nearest(
+        training[straight.name],
+        fake,
+        flipped=training.get(mirrored.name),
+        extractor=straight.name,
+        caveat=extractor.caveat,
+    )
+    return look_closer(found, real.sources, generated.sources)
 
 
 def look_closer(
@@ -85,7 +150,11 @@ def write_contact_sheet(
     real_by_name, fake_by_name = _by_name(real), _by_name(fake)
     shown = found.closest[:count]
     strips = [
-        (pair, _strip(fake_by_name[pair.generated], pair.generated_window), _nearest(pair, real_by_name))
+        (
+            pair,
+            _strip(fake_by_name[pair.generated], pair.generated_window),
+            _training_strip(pair, real_by_name),
+        )
         for pair in shown
     ]
     columns = max(strip.shape[1] for _, strip, _ in strips)
@@ -121,14 +190,16 @@ def _labels(pair: Pair, alarm: bool) -> tuple[str, str]:
     mirrored = pair.match.flipped if pair.match else pair.flipped
     pixels = f"   pixels: correlation {pair.match.correlation:.2f}" if pair.match else ""
     first = "COPY   " if alarm else ""
-    first += f"distance {pair.distance:.3f}, nearer than {1 - pair.quantile:.1%} of training{pixels}"
+    first += (
+        f"distance {pair.distance:.3f}, nearer than {1 - pair.quantile:.1%} of training{pixels}"
+    )
     frames = pair.match.frames if pair.match else pair.training_window
     where = f"{frames[0]}-{frames[-1]}" if frames else "?"
     second = f"{pair.generated}  /  {pair.training}, frames {where}"
     return first, second + (", mirrored" if mirrored else "")
 
 
-def _nearest(pair: Pair, sources: Mapping[str, Source]) -> NDArray[np.uint8]:
+def _training_strip(pair: Pair, sources: Mapping[str, Source]) -> NDArray[np.uint8]:
     window = pair.match.frames if pair.match else pair.training_window
     flipped = pair.match.flipped if pair.match else pair.flipped
     return _strip(sources[pair.training], window, flipped)

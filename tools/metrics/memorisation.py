@@ -200,9 +200,7 @@ def find_nearest(
             distance=distance,
             quantile=float(weights[reference < distance].sum()),
         )
-        for index, (distance, row) in enumerate(
-            zip(distances.tolist(), rows.tolist(), strict=True)
-        )
+        for index, (distance, row) in enumerate(zip(distances.tolist(), rows.tolist(), strict=True))
     ]
     return Memorisation(
         extractor=extractor,
@@ -346,7 +344,7 @@ def _limits(found: Memorisation) -> list[str]:
         )
     limits.append(
         "Only whole clips at the training speed are compared: copied single frames, parts of "
-        "frames, mixtures of videos and copies played at another speed are not seen"
+        "frames (a zoom too), mixtures of videos and other speeds are not seen"
         + (", nor anything that these features are blind to." if found.caveat else ".")
     )
     return limits

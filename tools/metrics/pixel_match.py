@@ -1,8 +1,8 @@
 """A second look at two videos that features call near: do their pixels agree?
 
-Frames become thumbnails without their mean colour and without what all training videos share (a
-dark rim, the light in the middle). The clip is laid over the training video at every offset, also
-mirrored; the best correlation counts.
+Frames become thumbnails without their mean colour, of one contrast, and without what all training
+videos share (a dark rim, the light in the middle). The clip is laid over the training video at
+every offset, also mirrored; the best correlation counts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ class Match:
     """The best place of a clip in a training video.
 
     Attributes:
-        correlation  of the pixels, 1 where they agree but for contrast and brightness
-        psnr         dB between thumbnails without their mean colours, at 8 bits
+        correlation  of the pixels, 1 where they agree but for brightness and contrast
         frames       indices of the training video that lie over the clip's frames
         flipped      whether they lie over it mirrored
     """
 
     correlation: float
-    psnr: float
     frames: Sequence[int]
     flipped: bool
 
@@ -48,15 +46,15 @@ def thumbnails(frames: Tensor) -> Tensor:
     return F.interpolate(square, size=(SIDE, SIDE), mode="bilinear", antialias=True).double()
 
 
-def without_mean(small: Tensor) -> Tensor:
-    """The same thumbnails, every colour of every frame with mean 0."""
-    return small - small.mean(dim=(-2, -1), keepdim=True)
+def evened(small: Tensor) -> Tensor:
+    """The same thumbnails with mean 0 in each colour of each frame and variance 1 over all."""
+    centred = small - small.mean(dim=(-2, -1), keepdim=True)
+    return centred / centred.square().mean().sqrt().clamp_min(1e-6)
 
 
 def shared_picture(videos: Iterable[Tensor]) -> Tensor:
-    """(3, SIDE, SIDE): the mean over videos of their mean thumbnail without mean colours."""
-    means = [without_mean(video).mean(dim=0) for video in videos]
-    return torch.stack(means).mean(dim=0)
+    """(3, SIDE, SIDE): the mean over videos of their mean thumbnails, evened."""
+    return torch.stack([evened(video).mean(dim=0) for video in videos]).mean(dim=0)
 
 
 def best_match(
@@ -82,8 +80,8 @@ def best_match(
 def _slide(
     clip: Tensor, video: Tensor, pattern: Sequence[int], shared: Tensor, *, flipped: bool
 ) -> Match:
-    ours = (without_mean(clip) - shared).flatten(1)  # (F, P)
-    theirs = (without_mean(video) - shared).flatten(1)  # (T, P)
+    ours = (evened(clip) - shared).flatten(1)  # (F, P)
+    theirs = (evened(video) - shared).flatten(1)  # (T, P)
     products, norms = ours @ theirs.T, (theirs**2).sum(dim=1)
     starts = torch.arange(len(video) - pattern[-1])
     offsets = torch.tensor(pattern)
@@ -92,11 +90,4 @@ def _slide(
     energy = (ours**2).sum() * norms[places].sum(dim=1)
     correlations = dots / energy.clamp_min(1e-9).sqrt()
     best = int(correlations.argmax())
-    frames = places[best]
-    error = ((without_mean(clip) - without_mean(video[frames])) ** 2).mean().clamp_min(1e-6)
-    return Match(
-        correlation=float(correlations[best]),
-        psnr=float(10 * torch.log10(255**2 / error)),
-        frames=frames.tolist(),
-        flipped=flipped,
-    )
+    return Match(float(correlations[best]), places[best].tolist(), flipped)
