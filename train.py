@@ -26,6 +26,7 @@ from tools.training.logging import RunLog
 from tools.training.previews import preview_if_due
 from tools.training.randomness import reseed
 from tools.training.runtime import start_runtime
+from tools.training.scores import TrainingScores
 from tools.training.state import TrainState
 from tools.training.stopping import StopRequest
 from tools.training.weights import check_same_method, read_weights
@@ -59,6 +60,7 @@ def train(config: RunConfig) -> int:
             first_step=state.step,
             accumulation=settings.accumulation,
         )
+        scores = TrainingScores(config, runtime, state.step)
 
         while state.step < settings.steps and not stop.agreed():
             stop.share()
@@ -73,6 +75,7 @@ def train(config: RunConfig) -> int:
             log.write_if_due(state.step, state.learning_rates())
             checkpoints.save_if_due(state)
             preview_if_due(method, state, runtime, log, stop)
+            scores.measure_if_due(method, state, log, stop)
 
         batches.close()
         checkpoints.save(state)

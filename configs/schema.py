@@ -16,6 +16,7 @@ from configs.shapes import VideoShape
 Precision = Literal["auto", "fp32", "bf16"]
 Layout = Literal["auto", "videos", "frames"]
 SampleFormat = Literal["mp4", "png", "npz", "gif"]
+LightExtractor = Literal["untrained", "efficientnet"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -95,17 +96,24 @@ class TrainConfig:
     keep_every: int = 0  # also keep every checkpoint whose step this divides; 0 keeps none
     preview_every: int = 5000  # steps between sample previews from fixed noise; 0 makes none
     preview_count: int = 4  # videos in a preview
+    metrics_every: int = 0  # steps between light metrics (never comparable ones); 0 makes none
+    metrics_count: int = 64  # videos sampled for them, and twice as many training clips
+    metrics_extractor: LightExtractor = "untrained"  # efficientnet: real features, of a package
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "save_every"):
             require(
                 getattr(self, name) >= 1, f"train.{name}: at least 1, got {getattr(self, name)}"
             )
-        for name in ("warmup_steps", "clip_norm", "clip_from_step", "keep_every", "preview_every"):
+        every = ("keep_every", "preview_every", "metrics_every")
+        for name in ("warmup_steps", "clip_norm", "clip_from_step", *every):
             require(getattr(self, name) >= 0, f"train.{name}: 0 or more, got {getattr(self, name)}")
         require(self.keep_last >= 1, f"train.keep_last: at least 1, got {self.keep_last}")
         require(
             self.preview_count >= 1, f"train.preview_count: at least 1, got {self.preview_count}"
+        )
+        require(
+            self.metrics_count >= 2, f"train.metrics_count: at least 2, got {self.metrics_count}"
         )
         require(self.learning_rate > 0, f"train.learning_rate: above 0, got {self.learning_rate}")
         require(

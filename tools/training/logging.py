@@ -124,6 +124,14 @@ class RunLog:
         if self._board is not None:
             self._board.add_image("preview", strip, step)
 
+    def add_scores(self, step: int, scores: Mapping[str, float], note: str) -> None:
+        """Show light metrics in TensorBoard, with what has to be known to read them."""
+        if self._board is not None:
+            with naming(self.folder):
+                for name, value in scores.items():
+                    self._board.add_scalar(f"metrics/{name}", value, step)
+                self._board.add_text("metrics/note", note, step)
+
     def pause(self) -> None:
         """Leave out of the throughput what happens until the next step (previews, saving)."""
         self._clock.pause()
