@@ -19,7 +19,6 @@ from configs.load import load_sampling, merge_sources
 from configs.schema import SampleConfig
 from models.interface import Method, Networks, Progress, VideoNoise
 from models.registry import method_class
-from sample.progress import VideoProgress
 from sample.record import (
     Source,
     check_record,
@@ -39,6 +38,7 @@ from sample.writers import (
     write_sample,
 )
 from tools.training.lock import only_process
+from tools.training.progress import VideoProgress
 from tools.training.runtime import Runtime, start_runtime
 from tools.training.weights import Weights, load_for_sampling, read_weights
 

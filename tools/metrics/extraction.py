@@ -1,29 +1,43 @@
-"""From videos to features: every video is decoded once for all extractors."""
+"""From videos to features: every video is decoded once for all extractors.
+
+The frames wanted by all extractors together are decoded and prepared in worker processes; the
+extractors run in this process. What a video gives is kept in the cache as soon as it is complete,
+so a run that was stopped goes on. Of several processes each takes every n-th video; at the end
+all hold the features of all videos, in the order of the videos.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from tools.metrics.clips import (
-    choose_videos,
-    clip_windows,
-    frame_indices,
-    frame_shares,
-    prepare,
-)
+from datasets.parallel import in_processes
+from datasets.sources import Source, VideoFile
+from tools.metrics.batching import Assembly, Batches, Outputs
+from tools.metrics.cache import Cache
+from tools.metrics.decoding import Order, decode, explained
 from tools.metrics.features import FeatureExtractor, Features
+from tools.metrics.gathering import gather_outputs, gather_values, share
+from tools.metrics.known import Known, know, load
+from tools.metrics.plan import Plan, Side, Windows, make_plan
 from tools.metrics.protocol import Protocol
 from tools.metrics.sets import VideoSet
+from tools.training.progress import VideoProgress
 from tools.training.runtime import Runtime
 
-Side = Literal["real", "fake"]
+__all__ = ["Extraction", "Side", "extract"]
+
+IMAGES_FOR_A_CLIP = 4  # single images in a batch for each clip that a batch of clips would have
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class Extraction:
         lengths     videos by their number of frames
         containers  videos by how they are stored: "mp4", "png", "npz"
         seconds     wall clock time
-        reused      how many of the features' videos came from the cache, over all extractors
+        reused      videos of which nothing had to be computed, since the cache had it
     """
 
     features: Mapping[str, Features]
@@ -49,6 +63,14 @@ class Extraction:
     containers: Counter[str]
     seconds: float
     reused: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a video is, without its pixels."""
+
+    count: int  # frames
+    size: tuple[int, int]  # (H, W)
 
 
 def extract(
@@ -65,65 +87,231 @@ def extract(
 ) -> Extraction:
     """The features of one side, the same on every process of a run.
 
+    Extractors of single images (frames == 1) get the frames that the protocol chooses, all others
+    clips of their length.
+
     Inputs:  cache a folder, None keeps nothing; batch_size clips at once on the device; workers
-             processes that decode; clips_per_video instead of the protocol's number
+             processes that decode, 0 decodes in this one; clips_per_video instead of the
+             protocol's number
     Raises:  ValueError, FileNotFoundError in one line naming the set or the video
     """
+    if len({extractor.name for extractor in extractors}) < len(extractors):
+        raise ValueError(f"extractors: a name twice in {[each.name for each in extractors]}")
     started = time.monotonic()
-    real = side == "real"
-    sources = {source.name: source for source in videos.sources}
-    names = list(sources)
-    counts = {name: source.count() for name, source in sources.items()}
-    stride = protocol.real_stride if real else protocol.fake_stride
-    clips = clips_per_video or (protocol.clips_per_real_video if real else 1)
-    clip_limit = protocol.max_real_clips if real else protocol.max_fake_clips
-    frame_limit = protocol.max_real_frames if real else protocol.max_fake_frames
-    offset = protocol.real_offset if real else protocol.fake_offset
-    dropped: set[str] = set()
-    features = {}
-    for extractor in extractors:
-        windows: dict[str, list[list[int]]] = {}
-        if extractor.frames == 1:
-            shares = frame_shares([counts[n] for n in names], frame_limit, protocol.choice)
-            for name, share in zip(names, shares, strict=True):
-                chosen = frame_indices(name, counts[name], share, protocol.choice, protocol.seed)
-                windows[name] = [[index] for index in chosen]
-        else:
-            if stride < 1:
-                raise ValueError("real_stride: 0 stands for the generator's training stride")
-            all_windows = {
-                name: clip_windows(
-                    name, counts[name], extractor.frames, stride, offset, clips, protocol.seed
-                )
-                for name in names
-            }
-            usable = [name for name in names if all_windows[name]]
-            dropped |= set(names) - set(usable)
-            limit = max(1, clip_limit // clips) if clip_limit else 0
-            for name in choose_videos(usable, limit, protocol.choice, protocol.seed):
-                windows[name] = all_windows[name]
-        outputs: dict[str, list[torch.Tensor]] = {each: [] for each in extractor.outputs}
-        for name, each_window in windows.items():
-            for window in each_window:
-                frames = prepare(sources[name].read(window), protocol)
-                with torch.inference_mode():
-                    found = extractor(frames[None].to(runtime.device))
-                for key, values in found.items():
-                    outputs[key].append(values.cpu())
-        used = [name for name in windows if windows[name]]
-        groups = [k for k, name in enumerate(used) for _ in windows[name]]
-        features[extractor.name] = Features(
-            outputs={key: torch.cat(values) for key, values in outputs.items()},
-            groups=torch.tensor(groups, dtype=torch.int64),
-            videos=used,
-            windows=[window for name in used for window in windows[name]],
-        )
+    job = _Job(videos, side, protocol, extractors, Cache(cache) if cache else None, runtime)
+    measured = job.measure(workers)
+    counts = {name: each.count for name, each in measured.items()}
+    lengths = [extractor.frames for extractor in extractors]
+    plan = make_plan(str(videos.path), counts, side, protocol, lengths, clips_per_video)
+    used = [name for name in counts if any(name in each for each in plan.windows.values())]
+    _check_sizes(videos, protocol, {measured[name].size for name in used})
+    found, computed = job.run(plan, used, measured, batch_size, workers)
+    everywhere = gather_outputs(found, plan, used, extractors, runtime)
     return Extraction(
-        features=features,
-        used=tuple(n for n in names if any(n in f.videos for f in features.values())),
-        dropped=tuple(n for n in names if n in dropped),
-        sizes=Counter(source.frame_size() for source in sources.values()),
+        features={
+            each.name: _joined(plan.windows[each.frames], everywhere[each.name])
+            for each in extractors
+        },
+        used=tuple(used),
+        dropped=plan.dropped,
+        sizes=Counter(each.size for each in measured.values()),
         lengths=Counter(counts.values()),
-        containers=Counter(source.container() for source in sources.values()),
+        containers=Counter(source.container() for source in videos.sources),
         seconds=time.monotonic() - started,
+        reused=len(used) - sum(gather_values(computed, runtime)),
     )
+
+
+class _Job:
+    """The part of an extraction that one process does."""
+
+    def __init__(
+        self,
+        videos: VideoSet,
+        side: Side,
+        protocol: Protocol,
+        extractors: Sequence[FeatureExtractor],
+        cache: Cache | None,
+        runtime: Runtime,
+    ) -> None:
+        self.sources = {source.name: source for source in videos.sources}
+        self.title = f"{side} videos of {videos.name}"
+        self.protocol = protocol
+        self.extractors = extractors
+        self.cache = cache
+        self.runtime = runtime
+        self.found: dict[str, dict[str, Outputs]] = {each.name: {} for each in extractors}
+        self.known: dict[str, Known] = {}
+
+    def measure(self, workers: int) -> dict[str, Measured]:
+        """Every video's number of frames and their size, in the order of the set."""
+        mine = share(list(self.sources.values()), self.runtime)
+        found = []
+        with self._progress(len(mine), "looking at") as progress:
+            for each in in_processes(partial(_measure, self.cache), mine, workers):
+                found.append(each)
+                progress.finish(1)
+        everywhere = dict(pair for part in gather_values(found, self.runtime) for pair in part)
+        return {name: everywhere[name] for name in self.sources}
+
+    def run(
+        self,
+        plan: Plan,
+        used: Sequence[str],
+        measured: Mapping[str, Measured],
+        batch_size: int,
+        workers: int,
+    ) -> tuple[dict[str, dict[str, Outputs]], int]:
+        """Outputs by extractor and video of this process's share, and how many were computed."""
+        mine = share(used, self.runtime)
+        wanted = self._not_in_cache(plan, mine, workers)
+        orders = []
+        for number, name in enumerate(mine):
+            if wanted[name]:
+                windows = plan.of_video(name, [each.frames for each in wanted[name]])
+                indices = sorted(
+                    {k for each in windows.values() for window in each for k in window}
+                )
+                source = self.sources[name]
+                unchanged = self.known[name].identity_of(source, indices) if self.cache else None
+                orders.append(Order(number, source, measured[name].size, indices, unchanged))
+        if len(orders) < len(mine):
+            logger.info("%s: %d of %d in the cache", self.title, len(mine) - len(orders), len(mine))
+        self._compute(orders, mine, wanted, plan, batch_size, workers)
+        return self.found, len(orders)
+
+    def _not_in_cache(
+        self, plan: Plan, names: Sequence[str], workers: int
+    ) -> dict[str, list[FeatureExtractor]]:
+        """For each video the extractors that have to see it; what is in the cache is taken."""
+        wanting = {
+            name: [each for each in self.extractors if name in plan.windows[each.frames]]
+            for name in names
+        }
+        if self.cache is None:
+            return wanting
+        items = [
+            (self.sources[name], plan.of_video(name, [each.frames for each in wanting[name]]))
+            for name in names
+        ]
+        with self._progress(len(items), "comparing") as progress:
+            for name, known in in_processes(
+                partial(know, self.cache, self.protocol), items, workers
+            ):
+                self.known[name] = known
+                progress.finish(1)
+        for name in names:
+            missing = []
+            for extractor in wanting[name]:
+                key = self.known[name].key(extractor, self.runtime.device)
+                outputs = load(
+                    self.cache, key, len(plan.windows[extractor.frames][name]), extractor
+                )
+                if outputs is None:
+                    missing.append(extractor)
+                else:
+                    self.found[extractor.name][name] = outputs
+            wanting[name] = missing
+        return wanting
+
+    def _compute(
+        self,
+        orders: Sequence[Order],
+        names: Sequence[str],
+        wanted: Mapping[str, Sequence[FeatureExtractor]],
+        plan: Plan,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        batches = {
+            each.name: Batches(
+                each,
+                batch_size * (IMAGES_FOR_A_CLIP if each.frames == 1 else 1),
+                self.runtime.device,
+                partial(self._keep, each),
+            )
+            for each in self.extractors
+        }
+        under_way: dict[int, Assembly] = {}
+        totals = {order.number: len(order.wanted) for order in orders}
+        decoded: Counter[int] = Counter()
+        with (
+            explained(),
+            exact_arithmetic(),
+            self._progress(len(orders), "features of") as progress,
+            contextlib.closing(decode(orders, self.protocol, workers)) as pieces,
+        ):
+            for piece in pieces:
+                name, number = names[piece.number], piece.number
+                if number not in under_way:
+                    windows = [
+                        (batches[each.name], plan.windows[each.frames][name])
+                        for each in wanted[name]
+                    ]
+                    under_way[number] = Assembly(name, windows)
+                under_way[number].add(piece.indices, torch.from_numpy(piece.frames))
+                decoded[number] += len(piece.indices)
+                if decoded[number] == totals[number]:
+                    assert under_way.pop(number).done, f"{name}: frames without a clip"
+                    progress.finish(1)
+                else:
+                    progress.step(1, decoded[number], totals[number])
+            for each in batches.values():
+                each.flush()
+
+    def _keep(self, extractor: FeatureExtractor, name: str, outputs: Outputs) -> None:
+        self.found[extractor.name][name] = outputs
+        if self.cache is not None:
+            key = self.known[name].key(extractor, self.runtime.device)
+            self.cache.store_features(key, outputs)
+
+    def _progress(self, total: int, doing: str) -> VideoProgress:
+        runtime = self.runtime
+        shared = f" on process 0 of {runtime.world_size}" if runtime.world_size > 1 else ""
+        return VideoProgress(total, f"{doing} {self.title}{shared}", runtime.is_main, part="frame")
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Plain float32 and the same kernels every time, whatever the program has chosen."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _measure(cache: Cache | None, source: Source) -> tuple[str, Measured]:
+    """Counting the frames of a video file takes reading it, so the cache remembers the number."""
+    if cache is None or not isinstance(source, VideoFile):
+        return source.name, Measured(source.count(), source.frame_size())
+
+    def find() -> list[int]:
+        return [source.count(), *source.frame_size()]
+
+    count, height, width = cache.remembered("frames, height, width", [source.path], find)
+    return source.name, Measured(count, (height, width))
+
+
+def _check_sizes(videos: VideoSet, protocol: Protocol, sizes: set[tuple[int, int]]) -> None:
+    if protocol.frame_size == 0 and len(sizes) > 1:
+        told = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise ValueError(
+            f"{videos.path}: its videos differ in size ({told}), and the protocol takes frames as "
+            f"they are stored; set frame_size to bring them to one size"
+        )
+
+
+def _joined(windows: Mapping[str, Windows], found: Mapping[str, Outputs]) -> Features:
+    """The rows of all videos, in natural order of their names."""
+    groups = [number for number, each in enumerate(windows.values()) for _ in each]
+    outputs = {
+        key: torch.cat([found[name][key] for name in windows])
+        for key in next(iter(found.values()), {})
+    }
+    rows = [window for each in windows.values() for window in each]
+    return Features(outputs, torch.tensor(groups, dtype=torch.int64), list(windows), rows)

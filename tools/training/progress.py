@@ -14,11 +14,13 @@ LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 class VideoProgress:
     """Counts videos, and parts of videos while a batch goes through its steps."""
 
-    def __init__(self, total: int, label: str, shown: bool = True) -> None:
+    def __init__(self, total: int, label: str, shown: bool = True, part: str = "step") -> None:
+        """`part` is what a video has several of: its steps, its frames."""
         self.total = total
         self.label = label
+        self.part = part
         self.shown = shown and total > 0
-        self.finished = 0  # videos on disk
+        self.finished = 0  # whole videos
         self.started = self.last_line = time.monotonic()
         self.bar: tqdm[None] | None = None
         if self.shown and sys.stderr.isatty():
@@ -39,10 +41,10 @@ class VideoProgress:
 
     def step(self, videos: int, done: int, steps: int) -> None:
         """`videos` videos that are made together have gone through `done` of `steps` steps."""
-        self._show(self.finished + videos * done / max(steps, 1), f"step {done}/{steps}")
+        self._show(self.finished + videos * done / max(steps, 1), f"{self.part} {done}/{steps}")
 
     def finish(self, videos: int) -> None:
-        """`videos` more videos are on disk."""
+        """`videos` more videos are complete."""
         self.finished += videos
         self._show(float(self.finished), "", final=self.finished == self.total)
 
@@ -55,7 +57,8 @@ class VideoProgress:
             self.bar.refresh()
         elif self.shown and (final or time.monotonic() - self.last_line >= LINE_EVERY):
             self.last_line = time.monotonic()
-            print(self._line(position, detail), file=sys.stderr, flush=True)
+            sys.stderr.write(self._line(position, detail) + "\n")
+            sys.stderr.flush()
 
     def _line(self, position: float, detail: str) -> str:
         elapsed = time.monotonic() - self.started
