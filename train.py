@@ -19,7 +19,8 @@ from configs.load import load_run, to_yaml
 from configs.schema import RunConfig
 from datasets.sampling import endless_batches
 from models.interface import Batch
-from models.registry import build_method, method_config
+from models.registry import method_config
+from tools.training.cached import build_for_training
 from tools.training.checkpoints import Checkpoints
 from tools.training.lock import only_process
 from tools.training.logging import RunLog
@@ -44,7 +45,7 @@ def train(config: RunConfig) -> int:
         StopRequest(runtime) as stop,
     ):
         reseed(settings.seed, 0, 0)  # the same new networks on every process
-        method = build_method(config).to(runtime.device)
+        method = build_for_training(config).to(runtime.device)
         state = TrainState(method, settings, runtime)
         checkpoints = Checkpoints(config, runtime)
         if not checkpoints.load_latest(state):
@@ -59,13 +60,14 @@ def train(config: RunConfig) -> int:
             world_size=runtime.world_size,
             first_step=state.step,
             accumulation=settings.accumulation,
+            cached_parts=method.cached_names() if config.data.cache else (),
         )
         scores = TrainingScores(config, runtime, state.step)
 
         while state.step < settings.steps and not stop.agreed():
             stop.share()
             with stop.shielded():
-                rounds = [Batch(**next(batches)) for _ in range(settings.accumulation)]
+                rounds = [Batch.of(next(batches)) for _ in range(settings.accumulation)]
             rounds = [batch.to(runtime.device) for batch in rounds]
             # After the data, for a loader may use up random numbers when it starts.
             reseed(settings.seed, runtime.rank, state.step)
@@ -104,7 +106,7 @@ def describe(config: RunConfig) -> None:
     """Print the complete settings, and the sizes of the networks without making them."""
     print(to_yaml(config), end="", flush=True)
     try:
-        method = build_method(config)
+        method = build_for_training(config)
     except FileNotFoundError as error:  # the settings can be read without the weights they name
         print(f"# networks not counted: {one_line(error)}")
         return

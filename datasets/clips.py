@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -72,10 +73,9 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
 
     def draw(self, index: int, random: np.random.Generator) -> dict[str, Tensor]:
         """One item with uint8 pixels: the window, the flips and the images are random."""
-        source, clip = self.sources[index], self.clip
-        where = window(self.counts[index], clip.frames, clip.frame_interval, random)
-        video = resize_centre_crop(source.read(where), clip.size)
-        if self.data.flip and random.random() < 0.5:
+        where, mirrored = choose_clip(self.counts[index], self.clip, self.data.flip, random)
+        video = resize_centre_crop(self.sources[index].read(where), self.clip.size)
+        if mirrored:
             video = flip(video)
         item = {"videos": video.contiguous()}
         if self.data.images_per_clip:
@@ -83,6 +83,14 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
         if self.labels is not None:
             item["labels"] = torch.tensor(self.labels[index], dtype=torch.int64)
         return item
+
+
+def choose_clip(
+    available: int, clip: ClipConfig, mirror: bool, random: np.random.Generator
+) -> tuple[list[int], bool]:
+    """Which frames of a video a clip is made of, and whether they are mirrored."""
+    where = window(available, clip.frames, clip.frame_interval, random)
+    return where, mirror and random.random() < 0.5
 
 
 def window(available: int, frames: int, interval: int, random: np.random.Generator) -> list[int]:
@@ -124,7 +132,15 @@ def open_sources(data: DataConfig) -> list[Source]:
     return sources
 
 
-def read_labels(path: Path, sources: Sequence[Source]) -> list[int]:
+class Named(Protocol):
+    """What carries the name of a video."""
+
+    @property
+    def name(self) -> str:
+        """Its path below the root of the data set, without a suffix."""
+
+
+def read_labels(path: Path, sources: Sequence[Named]) -> list[int]:
     """The label of each video, from a CSV file with the columns name and label.
 
     A name is that of the video below the root of the data set, with or without its suffix; its

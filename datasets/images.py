@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from datasets.sources import Source
 from datasets.transforms import flip, resize_centre_crop
+
+
+class ImageChoice(NamedTuple):
+    """One image of a data set: the number of its video, that of its frame, mirrored or not."""
+
+    source: int
+    frame: int
+    mirrored: bool
+
+
+def choose_images(
+    ends: npt.NDArray[np.int64], count: int, mirror: bool, random: np.random.Generator
+) -> list[ImageChoice]:
+    """Draw frames, each frame of each video equally likely.
+
+    Inputs:  ends, the running sum of the videos' frame counts; mirror: flip half of the images
+    """
+    chosen = []
+    for number in random.integers(int(ends[-1]), size=count):
+        which = int(np.searchsorted(ends, number, side="right"))
+        begin = int(ends[which - 1]) if which else 0
+        chosen.append(ImageChoice(which, int(number) - begin, mirror and random.random() < 0.5))
+    return chosen
 
 
 class ExtraImages:
@@ -37,10 +62,8 @@ class ExtraImages:
     def draw(self, count: int, random: np.random.Generator) -> Tensor:
         """(count, 3, size, size) uint8, each image with a flip of its own."""
         images = []
-        for number in random.integers(self.frames, size=count):
-            which = int(np.searchsorted(self.ends, number, side="right"))
-            begin = int(self.ends[which - 1]) if which else 0
-            frame = self.sources[which].read([int(number) - begin])
+        for chosen in choose_images(self.ends, count, self.mirror, random):
+            frame = self.sources[chosen.source].read([chosen.frame])
             image = resize_centre_crop(frame, self.size)[0]
-            images.append(flip(image) if self.mirror and random.random() < 0.5 else image)
+            images.append(flip(image) if chosen.mirrored else image)
         return torch.stack(images)

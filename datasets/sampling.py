@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -22,8 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from configs.schema import ClipConfig, DataConfig
+from datasets.cached import CachedClips
 from datasets.clips import ClipDataset
 from datasets.transforms import to_float
+
+Clips = ClipDataset | CachedClips
 
 ORDER, CHOICES = 0, 1  # two streams of random numbers from one seed
 
@@ -34,7 +37,7 @@ class EndlessBatches(Iterator[dict[str, Tensor]]):
     Attribute:  dataset, with the numbers of videos, frames and videos left out
     """
 
-    def __init__(self, dataset: ClipDataset, sampler: MicroBatches, seed: int) -> None:
+    def __init__(self, dataset: Clips, sampler: MicroBatches, seed: int) -> None:
         self.dataset = dataset
         self._sampler = sampler
         self._seed = seed
@@ -81,14 +84,16 @@ def endless_batches(
     world_size: int,
     first_step: int,
     accumulation: int = 1,
+    cached_parts: Sequence[str] = (),
 ) -> EndlessBatches:
     """One micro batch after another, from micro batch first_step * accumulation on.
 
     Output:  each videos (B, F, 3, H, W) and, when data.images_per_clip > 0, images (B, I, 3, H,
-             W), float32 in [-1, 1]; with data.labels also labels (B,) int64
+             W), float32 in [-1, 1]; with data.labels also labels (B,) int64; with data.cache
+             `cached_parts` instead of pixels, see `CachedClips.draw`
     Raises:  as `ClipDataset`; and when a file turns out to be broken, ValueError naming it
     """
-    dataset = ClipDataset(data, clip)
+    dataset = CachedClips(data, clip, cached_parts) if data.cache else ClipDataset(data, clip)
     sampler = MicroBatches(batch_size, rank, world_size, first_step * accumulation)
     return EndlessBatches(dataset, sampler, seed)
 
@@ -154,7 +159,7 @@ class _ItemsByNumber(Dataset[Loaded]):
     memory that containers give sparingly.
     """
 
-    def __init__(self, dataset: ClipDataset, seed: int) -> None:
+    def __init__(self, dataset: Clips, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
 
