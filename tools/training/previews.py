@@ -39,6 +39,9 @@ def preview_if_due(
             _write(contact_strip(videos), state.step, log)
         except StoppedError:
             logger.info("no preview of step %d, for the run is to stop", state.step)
+        except FileNotFoundError as error:
+            # Training from a cache does without the weights that decode; no reason to end it.
+            logger.warning("no preview of step %d: %s", state.step, error)
     runtime.barrier()
     log.resume()
 
