@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.shapes import VideoShape
-from models.layers.blocks import FinalLayer, ModulatedBlock
+from models.layers.blocks import FinalLayer, SpatialBlock, TemporalBlock
 from models.layers.embeddings import LabelEmbedding, TimestepEmbedding, frame_table, grid_table
 
 
@@ -64,8 +64,11 @@ class VideoTransformer(nn.Module):
         self.timestep_embedding = TimestepEmbedding(width)
         self.label_embedding = LabelEmbedding(classes, width, class_dropout) if classes else None
         pairs = depth // 2
-        self.spatial = nn.ModuleList(ModulatedBlock(width, heads, mlp_ratio) for _ in range(pairs))
-        self.temporal = nn.ModuleList(ModulatedBlock(width, heads, mlp_ratio) for _ in range(pairs))
+        sizes = (width, heads, mlp_ratio)
+        self.spatial = nn.ModuleList(SpatialBlock(*sizes) for _ in range(pairs))
+        self.temporal = nn.ModuleList(
+            TemporalBlock(*sizes, frames=latents.frames) for _ in range(pairs)
+        )
         self.order = block_order(pairs, interlaced)
         self.final = FinalLayer(width, patch * patch * 2 * latents.channels)
         grid = grid_table(width, self.tokens.height, self.tokens.width)
@@ -113,10 +116,10 @@ class VideoTransformer(nn.Module):
                 if pair in feature_pairs:
                     features[pair] = tokens
             else:
-                tokens = self._attend_over_time(
-                    self.temporal[pair], tokens, conditioning, add_positions=not time_is_known
-                )
-                time_is_known = True
+                if not time_is_known:
+                    tokens = tokens + self._frame_positions(tokens.shape[1])
+                    time_is_known = True
+                tokens = self._run(self.temporal[pair], tokens, conditioning)
         prediction = self.unpatchify(self.final(tokens, conditioning))
         return TransformerOutput(prediction, [features[pair] for pair in feature_pairs])
 
@@ -141,15 +144,9 @@ class VideoTransformer(nn.Module):
             labels = torch.full_like(timestep, self.label_embedding.classes)
         return conditioning + self.label_embedding(labels)
 
-    def _attend_over_time(
-        self, block: nn.Module, tokens: Tensor, conditioning: Tensor, add_positions: bool
-    ) -> Tensor:
-        frames = self.latents.frames
-        clip, images = tokens[:, :frames], tokens[:, frames:]
-        if add_positions:
-            clip = clip + self.frame_positions[:, None]
-        clip = self._run(block, clip.transpose(1, 2), conditioning).transpose(1, 2)
-        return torch.cat([clip, images], dim=1) if images.shape[1] else clip
+    def _frame_positions(self, count: int) -> Tensor:
+        """Positions of the F frames, and zeros for the images after them: (count, 1, D)."""
+        return F.pad(self.frame_positions, (0, 0, 0, count - self.latents.frames))[:, None]
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
