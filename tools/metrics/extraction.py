@@ -147,7 +147,7 @@ class _Job:
         """Every video's number of frames and their size, in the order of the set."""
         mine = share(list(self.sources.values()), self.runtime)
         found = []
-        with self._progress(len(mine), "looking at") as progress:
+        with self._progress(len(mine), "looking at", brief=True) as progress:
             for each in in_processes(partial(_measure, self.cache), mine, workers):
                 found.append(each)
                 progress.finish(1)
@@ -194,7 +194,7 @@ class _Job:
             (self.sources[name], plan.of_video(name, [each.frames for each in wanting[name]]))
             for name in names
         ]
-        with self._progress(len(items), "comparing") as progress:
+        with self._progress(len(items), "comparing", brief=True) as progress:
             for name, known in in_processes(
                 partial(know, self.cache, self.protocol), items, workers
             ):
@@ -265,10 +265,11 @@ class _Job:
             key = self.known[name].key(extractor, self.runtime.device)
             self.cache.store_features(key, outputs)
 
-    def _progress(self, total: int, doing: str) -> VideoProgress:
+    def _progress(self, total: int, doing: str, brief: bool = False) -> VideoProgress:
         runtime = self.runtime
         shared = f" on process 0 of {runtime.world_size}" if runtime.world_size > 1 else ""
-        return VideoProgress(total, f"{doing} {self.title}{shared}", runtime.is_main, part="frame")
+        label = f"{doing} {self.title}{shared}"
+        return VideoProgress(total, label, runtime.is_main, part="frame", brief=brief)
 
 
 @contextlib.contextmanager

@@ -14,11 +14,15 @@ LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 class VideoProgress:
     """Counts videos, and parts of videos while a batch goes through its steps."""
 
-    def __init__(self, total: int, label: str, shown: bool = True, part: str = "step") -> None:
-        """`part` is what a video has several of: its steps, its frames."""
+    def __init__(
+        self, total: int, label: str, shown: bool = True, part: str = "step", brief: bool = False
+    ) -> None:
+        """`part` is what a video has several of: its steps, its frames. `brief` says nothing at
+        the end of what took less time than one line would come in."""
         self.total = total
         self.label = label
         self.part = part
+        self.brief = brief
         self.shown = shown and total > 0
         self.finished = 0  # whole videos
         self.started = self.last_line = time.monotonic()
@@ -55,10 +59,14 @@ class VideoProgress:
                 f"{self.finished}/{self.total} videos {detail}".rstrip(), refresh=False
             )
             self.bar.refresh()
-        elif self.shown and (final or time.monotonic() - self.last_line >= LINE_EVERY):
+        elif self.shown and self._is_due(final):
             self.last_line = time.monotonic()
             sys.stderr.write(self._line(position, detail) + "\n")
             sys.stderr.flush()
+
+    def _is_due(self, final: bool) -> bool:
+        spoken = self.last_line > self.started or not self.brief
+        return (final and spoken) or time.monotonic() - self.last_line >= LINE_EVERY
 
     def _line(self, position: float, detail: str) -> str:
         elapsed = time.monotonic() - self.started
