@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from datasets.image_io import read_image, write_image
-from datasets.sources import FrameFolder, VideoFile, find_sources, natural_order, read_list
+from datasets.sources import (
+    ArrayFile,
+    FrameFolder,
+    VideoFile,
+    find_sources,
+    natural_order,
+    read_list,
+)
+
+MakeVideo = Callable[..., Path]
 
 
 def write_frames(folder: Path, names: list[str], size: int = 16) -> None:
@@ -96,3 +107,39 @@ def test_bad_lists_are_refused(tmp_path: Path, line: str, message: str) -> None:
     listing.write_text(line + "\n")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_list(listing)
+
+
+def test_arrays_are_found_only_when_asked_for(tmp_path: Path) -> None:
+    frames = np.zeros((5, 8, 12, 3), dtype=np.uint8)
+    frames[:, 0, 0, 0] = [0, 10, 20, 30, 40]
+    np.savez_compressed(tmp_path / "v10.npz", video=frames)
+    np.save(tmp_path / "v9.npy", frames)
+    np.save(tmp_path / "poses.npy", np.zeros((4, 4)))
+    write_frames(tmp_path, ["cover.png"])  # what training would take for the video
+    assert [source.name for source in find_sources(tmp_path)] == [tmp_path.name]
+    found = find_sources(tmp_path, arrays=True)
+    assert [(s.name, type(s)) for s in found] == [("v9", ArrayFile), ("v10", ArrayFile)]
+    for source in found:
+        assert source.count() == 5
+        assert source.frame_size() == (8, 12)
+        assert source.read([3, 1])[:, 0, 0, 0].tolist() == [30, 10]
+        assert [int(frame[0, 0, 0]) for frame in source.iterate()] == [0, 10, 20, 30, 40]
+        assert source.fps() is None
+        with pytest.raises(ValueError, match="no frame rate to change"):
+            source.iterate(8)
+    assert [source.container() for source in found] == ["npy", "npz"]
+
+
+def test_sources_tell_size_and_files(tmp_path: Path, make_video: MakeVideo) -> None:
+    make_video("data/a.MP4", 5)
+    make_video("data/turned.mp4", 5, rotation=90)
+    write_frames(tmp_path / "data" / "b", ["f1.png", "f2.png", "f10.png"])
+    video, frames, turned = find_sources(tmp_path / "data")
+    assert (video.frame_size(), turned.frame_size(), frames.frame_size()) == (
+        *((64, 96), (96, 64), (16, 16)),
+    )
+    assert video.read([0]).shape[2:] == video.frame_size()
+    assert turned.read([0]).shape[2:] == turned.frame_size()
+    assert (video.container(), frames.container()) == ("mp4", "png")
+    assert video.files([0, 3]) == [video.path]
+    assert [path.name for path in frames.files([2, 0])] == ["f10.png", "f1.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_the_first_frames_are_those_of_the_first_videos() -> None:
 def test_a_larger_share_of_frames_keeps_those_of_a_smaller_one() -> None:
     chosen = [set(frame_indices("v", 30, share, "random", 0)) for share in range(31)]
     assert [len(each) for each in chosen] == list(range(31))
-    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+    assert all(small < large for small, large in pairwise(chosen))
     assert chosen[30] == set(range(30))
     assert frame_indices("v", 30, 5, "random", 0) != frame_indices("w", 30, 5, "random", 0)
     assert frame_indices("v", 30, 5, "random", 0) == sorted(chosen[5])
