@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +186,27 @@ def test_one_video_has_no_floor(root: Path, frames: Path, tmp_path: Path) -> Non
     (tmp_path / "one" / "video").symlink_to(frames / "00000")
     main(arguments(root, tmp_path / "one", tmp_path / "run", "train.steps=2"))
     assert not [name for name in rows(tmp_path / "run")[0] if "floor" in name]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(root: Path, frames: Path, tmp_path: Path) -> None:
+    # Five samples: the second process has nothing to do in the last round.
+    quiet = ["train.steps=2", "train.metrics_count=5", "train.learning_rate=1e-12"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "train.py"]
+    subprocess.run(
+        [*torchrun, *arguments(root, frames, tmp_path / "two", *quiet)],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    main(arguments(root, frames, tmp_path / "one", *quiet))
+    (two,), (one,) = rows(tmp_path / "two"), rows(tmp_path / "one")
+    assert two.keys() == one.keys()
+    for name in two.keys() - {"seconds"}:
+        assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-6)
 
 
 @pytest.mark.parametrize("wrong", ["metrics_every=-1", "metrics_count=1", "metrics_extractor=i3d"])
