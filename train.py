@@ -44,8 +44,9 @@ def train(config: RunConfig) -> int:
         RunLog(config, runtime) as log,
         StopRequest(runtime) as stop,
     ):
-        reseed(settings.seed, 0, 0)  # the same new networks on every process
         method = build_for_training(config).to(runtime.device)
+        # The same new networks on every process, whatever frozen ones the method has built.
+        reseed(settings.seed, 0, 0)
         state = TrainState(method, settings, runtime)
         checkpoints = Checkpoints(config, runtime)
         if not checkpoints.load_latest(state):

@@ -9,7 +9,7 @@ from datasets.cache_index import CacheIndex, read_index
 from datasets.cached import other_cache
 from datasets.fingerprints import is_unchanged
 from models.interface import Method
-from models.registry import build_method
+from models.registry import build_method, method_class
 
 
 def build_for_training(config: RunConfig) -> Method:
@@ -20,6 +20,11 @@ def build_for_training(config: RunConfig) -> Method:
     """
     if config.data.cache is None:
         return build_method(config)
+    if method_class(config.method_name).cache_identity is Method.cache_identity:
+        raise ValueError(
+            f"data.cache: the method {config.method_name} works on pixels and has nothing to "
+            f"cache; leave data.cache empty"
+        )
     folder = Path(config.data.cache)
     index = read_index(folder)
     if index.method_name != config.method_name:
