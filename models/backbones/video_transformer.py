@@ -106,8 +106,28 @@ class VideoTransformer(nn.Module):
                  for a conditional model; numbers of the pairs whose tokens after the spatial
                  block are wanted
         """
-        conditioning = F.silu(self._conditioning(timestep, labels))
-        tokens = self.embed(noisy)
+        conditioning = self.condition(timestep, labels)
+        tokens, features = self.run_blocks(self.embed(noisy), conditioning, feature_pairs)
+        return TransformerOutput(self.predict(tokens, conditioning), features)
+
+    def condition(self, timestep: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What modulates all blocks: timestep and labels (B,) -> (B, D)."""
+        conditioning = self.timestep_embedding(timestep)
+        if self.label_embedding is not None:
+            if labels is None:
+                labels = torch.full_like(timestep, self.label_embedding.classes)
+            conditioning = conditioning + self.label_embedding(labels)
+        return F.silu(conditioning)
+
+    def embed(self, noisy: Tensor) -> Tensor:
+        """Latents to tokens with their place in the frame: (B, F + I, N, D)."""
+        tokens = self.patch_embedding(noisy.flatten(0, 1)).flatten(2).transpose(1, 2)
+        return tokens.unflatten(0, noisy.shape[:2]) + self.grid_positions
+
+    def run_blocks(
+        self, tokens: Tensor, conditioning: Tensor, feature_pairs: Sequence[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """All blocks in their order: tokens (B, F + I, N, D) -> the same, and the features."""
         features: dict[int, Tensor] = {}
         time_is_known = False
         for kind, pair in self.order:
@@ -120,13 +140,11 @@ class VideoTransformer(nn.Module):
                     tokens = tokens + self._frame_positions(tokens.shape[1])
                     time_is_known = True
                 tokens = self._run(self.temporal[pair], tokens, conditioning)
-        prediction = self.unpatchify(self.final(tokens, conditioning))
-        return TransformerOutput(prediction, [features[pair] for pair in feature_pairs])
+        return tokens, [features[pair] for pair in feature_pairs]
 
-    def embed(self, noisy: Tensor) -> Tensor:
-        """Latents to tokens with their place in the frame: (B, F + I, N, D)."""
-        tokens = self.patch_embedding(noisy.flatten(0, 1)).flatten(2).transpose(1, 2)
-        return tokens.unflatten(0, noisy.shape[:2]) + self.grid_positions
+    def predict(self, tokens: Tensor, conditioning: Tensor) -> Tensor:
+        """The tokens after the blocks to noise and variance: (B, F + I, 2C, h, w)."""
+        return self.unpatchify(self.final(tokens, conditioning))
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """(B, F + I, N, p * p * 2C), values in the order row, column, channel, to
@@ -135,14 +153,6 @@ class VideoTransformer(nn.Module):
         cells = patches.unflatten(-1, (size, size, -1)).unflatten(2, (rows, columns))
         # (B, F, rows, columns, p, q, c) -> (B, F, c, rows, p, columns, q)
         return cells.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
-
-    def _conditioning(self, timestep: Tensor, labels: Tensor | None) -> Tensor:
-        conditioning = self.timestep_embedding(timestep)
-        if self.label_embedding is None:
-            return conditioning
-        if labels is None:
-            labels = torch.full_like(timestep, self.label_embedding.classes)
-        return conditioning + self.label_embedding(labels)
 
     def _frame_positions(self, count: int) -> Tensor:
         """Positions of the F frames, and zeros for the images after them: (count, 1, D)."""
