@@ -6,8 +6,8 @@ time. There are two ways to it, and the one with fewer operations is taken:
 
     products      for few samples: all inner products X Y^T once; those of the samples drawn,
                   weighted and centred on both sides, have the wanted singular values
-    covariances   for few dimensions: the second moments of each video once for a batch of
-                  resamples, weighted sums of them, and the triangular factor L of the first
+    covariances   for few dimensions: weighted sums of x x^T (of long videos, of the video's own sum
+                  for a batch of resamples at once), and the triangular factor L of the first
                   covariance; the singular values are the roots of the eigenvalues of L^T S_y L
 
 Both take roots of eigenvalues. Below about 1e-6 of the largest such a root is rounding noise and is
@@ -28,9 +28,10 @@ from tools.metrics.estimate import checked, require_same_width
 from tools.metrics.features import Features
 
 BATCH = 10 * 2048**2  # entries of the covariances of a batch of resamples: 320 MB a side
-BAND = 256  # columns of the second moments that are summed at a time
-HELD = 32  # videos whose second moments are held at a time
+BAND = 128  # columns of the second moments that are summed at a time
+HELD = 2**25  # entries of the videos' second moments that are held at a time: 256 MB
 PRODUCTS = 2**27  # most inner products that are held: 1 GB
+MANY_ROWS = 4  # of a video, from which on its second moments are shared by a batch of resamples
 ROWS = 4096  # samples that are in float64 at a time
 NOISE = 1e-12  # of the largest eigenvalue, or of the trace
 EIGENVALUES = 4  # operations per width^3, the time of `eigvalsh` in that of a matrix product
@@ -169,28 +170,44 @@ def _by_covariances(
 
 def _covariances(side: Side, moments: Moments, batch: Tensor, centre: Tensor) -> Tensor:
     """(B, width, width) for the resamples of a batch."""
-    total = _second_moments(side, moments.weights[batch], centre)
+    way = _second_moments_by_video if _has_long_videos(side) else _second_moments_by_row
+    total = way(side, moments.weights[batch], centre)
     for matrix, mean, rows in zip(total, moments.means[batch], moments.rows[batch], strict=True):
         matrix.copy_(matrix.triu() + matrix.triu(1).T)
         matrix.addr_(mean, mean, alpha=-float(rows)).div_(rows - moments.ddof)
     return total
 
 
-def _second_moments(side: Side, weights: Tensor, centre: Tensor) -> Tensor:
-    """Weighted sums of x x^T about the centre, (B, width, width); the upper triangle is filled."""
+def _second_moments_by_row(side: Side, weights: Tensor, centre: Tensor) -> Tensor:
+    """Weighted sums of x x^T about the centre, (B, width, width)."""
+    total = torch.zeros(len(weights), len(centre), len(centre), dtype=torch.float64)
+    for matrix, times in zip(total, weights, strict=True):
+        roots = times.sqrt().repeat_interleave(side.sizes)
+        chosen = roots.nonzero().flatten()
+        for rows in chosen.split(ROWS):
+            scaled = (side.values[rows].double() - centre) * roots[rows, None]
+            matrix.addmm_(scaled.T, scaled)
+    return total
+
+
+def _second_moments_by_video(side: Side, weights: Tensor, centre: Tensor) -> Tensor:
+    """The same for videos of many rows, each worked through once; fills the upper triangle."""
     width = len(centre)
     total = torch.zeros(len(weights), width, width, dtype=torch.float64)
     videos = side.values.split(side.sizes.tolist())
     for start in range(0, width, BAND):
         stop = min(start + BAND, width)
-        held = torch.empty(HELD, stop, stop - start, dtype=torch.float64)
-        for begin in range(0, len(videos), HELD):
-            group = videos[begin : begin + HELD]
+        shape = (stop, stop - start)
+        held = torch.empty(max(1, HELD // (stop * BAND)), *shape, dtype=torch.float64)
+        sums = torch.zeros(len(weights), stop * (stop - start), dtype=torch.float64)
+        for begin in range(0, len(videos), len(held)):
+            group = videos[begin : begin + len(held)]
             for matrix, values in zip(held, group, strict=False):
                 rows = values[:, :stop].double() - centre[:stop]
                 torch.mm(rows.T, rows[:, start:], out=matrix)
-            sums = weights[:, begin : begin + HELD] @ held[: len(group)].flatten(1)
-            total[:, :stop, start:stop] += sums.unflatten(1, (stop, stop - start))
+            share = weights[:, begin : begin + len(group)]
+            sums.addmm_(share, held[: len(group)].flatten(1))
+        total[:, :stop, start:stop] = sums.unflatten(1, shape)
     return total
 
 
@@ -199,6 +216,10 @@ def _root_trace(matrix: Tensor) -> Tensor:
     eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)
     faded = (eigenvalues + NOISE * eigenvalues[-1] + torch.finfo().tiny).sqrt()
     return (eigenvalues / faded).sum()
+
+
+def _has_long_videos(side: Side) -> bool:
+    return len(side.values) >= MANY_ROWS * len(side.sizes)
 
 
 def _batches(resamples: int, width: int) -> int:
@@ -219,7 +240,13 @@ def _product_operations(real: Side, fake: Side) -> float:
 
 def _covariance_operations(real: Side, fake: Side) -> float:
     width = real.values.shape[1]
-    per_batch = sum(2 * len(side.values) for side in (real, fake))  # second moments of videos
-    per_resample = sum(2 * len(side.sizes) for side in (real, fake))  # their weighted sums
-    sums = 0.56 * width**2 * (per_batch / max(1, BATCH // width**2) + per_resample)
-    return sums + (4 + 1 / 3 + EIGENVALUES) * width**3
+    rows = sum(_rows_worked_through(side, width) for side in (real, fake))
+    return 2 * rows * width**2 + (4 + 1 / 3 + EIGENVALUES) * width**3
+
+
+def _rows_worked_through(side: Side, width: int) -> float:
+    """Of one resample; 0.56 is the share of a band-wise upper triangle in its square."""
+    rows, videos = len(side.values), len(side.sizes)
+    if not _has_long_videos(side):
+        return 0.632 * rows
+    return 0.56 * (rows / max(1, BATCH // width**2) + videos)
