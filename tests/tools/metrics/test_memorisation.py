@@ -20,14 +20,8 @@ from tools.metrics.closest_pairs import search, write_contact_sheet
 from tools.metrics.extractors.untrained import UntrainedExtractor
 from tools.metrics.features import Features
 from tools.metrics.levelled import LevelledExtractor, levelled
-from tools.metrics.memorisation import (
-    Memorisation,
-    chance_of_at_least,
-    find_nearest,
-    nearest,
-    video_weights,
-    weighted_quantile,
-)
+from tools.metrics.memorisation import Memorisation, find_nearest
+from tools.metrics.nearest import chance_of_at_least, nearest, video_weights, weighted_quantile
 from tools.metrics.pixel_match import best_match, shared_picture, thumbnails
 from tools.metrics.protocol import Protocol
 from tools.metrics.sets import open_set
@@ -57,7 +51,7 @@ def test_nearest_equals_a_plain_search_in_blocks_too(monkeypatch: pytest.MonkeyP
     owners = torch.arange(31) % 4
     plain = torch.cdist(queries, bank)
     plain[owners[:23, None] == owners[None]] = math.inf
-    monkeypatch.setattr("tools.metrics.memorisation.BLOCK", 31 * 4)
+    monkeypatch.setattr("tools.metrics.nearest.BLOCK", 31 * 4)
     distances, rows = nearest(queries, bank, owners[:23], owners)
     assert torch.equal(rows, plain.argmin(dim=1))
     torch.testing.assert_close(distances, plain.min(dim=1).values)
