@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from configs.schema import MethodConfig, SamplingConfig, require
 from configs.shapes import VideoShape
 from diffusion.objective import denoising_terms
-from diffusion.samplers import SAMPLERS, SOLVERS, SamplerName
+from diffusion.samplers import SAMPLERS, SOLVERS, Denoise, SamplerName
 from diffusion.schedule import NoiseSchedule, at
 from diffusion.spacing import fractional_timesteps, integer_timesteps, log_snr_timesteps
+from models.backbones.block_reuse import BlockReuse, computed_steps, modulation_changes
 from models.backbones.video_transformer import VideoTransformer
 from models.codecs.build import CodecConfig, build_codec, codec_files
 from models.codecs.interface import Codec, draw_latents
@@ -120,6 +121,15 @@ class EndoraSampling(SamplingConfig):
     spacing: Literal["auto", "fractional", "integer", "log_snr"] = "auto"  # of the timesteps
     guidance: float = 1.0  # classifier-free guidance scale; 1 is none
     label: int | None = None  # class of every video; none draws without a label
+    # Relative change of the first block's input, summed over steps, from which on all blocks run
+    # again; in between what they added is reused. 0 runs them at every step. See block_reuse.py.
+    reuse: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.reuse >= 0, f"sampling.reuse: 0 or more, got {self.reuse}")
+
+
+Network = Callable[..., Any]  # (noisy, timestep, labels) -> something with a `prediction`
 
 
 class DenoiserOutput(NamedTuple):
@@ -379,14 +389,25 @@ class Endora(Method):
         schedule = self.schedule.respaced(visited_timesteps(settings, self.schedule))
         latents = SAMPLERS[settings.sampler](
             schedule,
-            self.guided_denoise(networks["denoiser"], settings),
+            self.guided_denoise(self._network(networks["denoiser"], schedule, settings), settings),
             draw(),
             draw,
             progress or (lambda done, total: None),
         )
         return self.codec.decode(latents)
 
-    def guided_denoise(self, denoiser: nn.Module, settings: EndoraSampling):  # type: ignore[no-untyped-def]
+    def _network(
+        self, denoiser: nn.Module, schedule: NoiseSchedule, settings: EndoraSampling
+    ) -> Network:
+        """The network of one batch, which may reuse what its blocks have added."""
+        if settings.reuse == 0:
+            return denoiser
+        assert isinstance(denoiser, GuidedDenoiser)
+        timesteps = schedule.timesteps.flip(0).tolist()  # in the order of the sampler's calls
+        changes = modulation_changes(denoiser.transformer, timesteps, settings.label)
+        return BlockReuse(denoiser.transformer, computed_steps(changes, settings.reuse))
+
+    def guided_denoise(self, denoiser: Network, settings: EndoraSampling) -> Denoise:
         """The denoiser as a function of (noisy, timestep), with classifier-free guidance:
         unconditional + scale * (conditional - unconditional), on the noise channels only."""
         classes, label = self.config.transformer.classes, settings.label

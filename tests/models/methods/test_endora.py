@@ -12,6 +12,7 @@ from torch import nn
 
 from configs.shapes import VideoShape
 from diffusion.schedule import NoiseSchedule
+from models.backbones.video_transformer import VideoTransformer
 from models.codecs.build import CodecConfig
 from models.interface import Batch, VideoNoise
 from models.methods.endora import (
@@ -115,11 +116,14 @@ def test_sampling_needs_no_weights_of_the_prior() -> None:
     assert "prior" not in method.frozen_networks()
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm_solver"])
-def test_a_video_depends_on_its_seed_alone(sampler: str) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "reuse"),
+    [("ddpm", 0.0), ("ddim", 0.0), ("dpm_solver", 0.0), ("unipc3", 0.0), ("ddpm", 0.5)],
+)
+def test_a_video_depends_on_its_seed_alone(sampler: str, reuse: float) -> None:
     method = endora()
     denoiser = trained(method)["denoiser"].eval()
-    settings = EndoraSampling(sampler=sampler, steps=5)  # type: ignore[arg-type]
+    settings = EndoraSampling(sampler=sampler, steps=5, reuse=reuse)  # type: ignore[arg-type]
 
     def sample(*seeds: int) -> torch.Tensor:
         with torch.no_grad():
@@ -161,6 +165,56 @@ def test_wrong_sampling_choices_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             method.guided_denoise(denoiser, settings)
+
+
+def block_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the batch size whenever a transformer runs its blocks."""
+    runs: list[int] = []
+    plain = VideoTransformer.run_blocks
+
+    def counting(self: VideoTransformer, tokens: torch.Tensor, *others: Any) -> Any:
+        runs.append(len(tokens))
+        return plain(self, tokens, *others)
+
+    monkeypatch.setattr(VideoTransformer, "run_blocks", counting)
+    return runs
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm_solver", "unipc2", "unipc3"])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_reuse_spares_blocks_and_begins_anew_with_each_batch(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, guidance: float
+) -> None:
+    method = endora(transformer={"classes": 2})
+    networks = {"denoiser": trained(method)["denoiser"].eval()}
+    runs = block_runs(monkeypatch)
+
+    def sample(reuse: float) -> torch.Tensor:
+        runs.clear()
+        settings = EndoraSampling(
+            sampler=sampler,  # type: ignore[arg-type]
+            steps=8,
+            label=1,
+            guidance=guidance,
+            reuse=reuse,
+        )
+        with torch.no_grad():
+            return method.sample(networks, VideoNoise([3, 4], "cpu"), settings)
+
+    exact = sample(0.0)
+    assert runs == [2 if guidance == 1 else 4] * 8
+    assert torch.equal(sample(1e-9), exact)  # any change at all runs the blocks
+    assert len(runs) == 8
+    rough = sample(1e9)
+    assert len(runs) == 2  # first and last
+    assert not torch.equal(rough, exact)
+    assert torch.equal(sample(1e9), rough)
+    assert torch.equal(sample(0.0), exact)
+
+
+def test_reuse_is_0_or_more() -> None:
+    with pytest.raises(ValueError, match=r"sampling\.reuse: 0 or more, got -1"):
+        EndoraSampling(reuse=-1)
 
 
 def test_each_sampler_has_its_own_spacing() -> None:
@@ -241,6 +295,59 @@ def test_no_images_is_fine() -> None:
     method = endora()
     value = loss(method, trained(method), images=0)
     assert torch.isfinite(value.total)
+
+
+def cached_batch(method: Endora, frames: Batch) -> Batch:
+    """The same batch as a cache in float32 has it."""
+    pixels = frames.frames
+    parts = method.cached_parts(pixels.flatten(0, 1))
+    kept = {name: part.unflatten(0, pixels.shape[:2]).clone() for name, part in parts.items()}
+    return Batch(frames.videos[..., :0, :0], cached=kept)
+
+
+@pytest.mark.parametrize("prior", [{}, {"loss": "cosine"}, {"weight": 0.0}])
+def test_cached_parts_give_the_losses_of_pixels(prior: dict[str, Any]) -> None:
+    online = endora(prior=prior)
+    kept = cached_batch(online, batch())
+    assert kept.cached is not None
+    shapes = {name: tuple(part.shape[2:]) for name, part in kept.cached.items()}
+    cached = Endora(online.config, SHAPE, cached=shapes)
+    assert cached.frozen_networks() == {}
+    assert set(cached.cached_names()) == set(shapes)
+    assert cached.cache_identity() == online.cache_identity()
+    networks = trained(online)
+    assert {n: p.shape for n, p in networks["denoiser"].named_parameters()} == {
+        n: p.shape for n, p in cached.build_networks()["denoiser"].named_parameters()
+    }
+    expected = loss(online, networks)
+    torch.manual_seed(1)
+    found = cached.phases(0)[0].loss(networks, kept)
+    assert torch.equal(found.total, expected.total)
+    halved = {name: part.half() for name, part in kept.cached.items()}
+    torch.manual_seed(1)
+    rounded = cached.phases(0)[0].loss(networks, dataclasses.replace(kept, cached=halved))
+    torch.testing.assert_close(rounded.total, expected.total, rtol=1e-3, atol=1e-4)
+
+
+def test_beside_a_cache_the_codec_comes_at_first_use() -> None:
+    method = Endora(endora().config, SHAPE, cached={"mean": (12, 8, 8)})
+    assert method.frozen_networks() == {}
+    noise = VideoNoise([3], "cpu")
+    denoiser = trained(endora(prior={"weight": 0.0}))["denoiser"].eval()
+    with torch.no_grad():
+        videos = method.sample({"denoiser": denoiser}, noise, EndoraSampling(steps=2))
+    assert videos.shape == SHAPE.batch(1)
+    assert set(method.frozen_networks()) == {"codec"}
+
+
+def test_a_loaded_batch_has_its_cached_parts_apart() -> None:
+    loaded = {"videos": torch.zeros(2, 4, 3, 0, 0), "cached/mean": torch.ones(2, 6, 12, 8, 8)}
+    found = Batch.of({**loaded, "labels": torch.tensor([1, 2])}).to(torch.device("cpu"))
+    assert found.cached is not None
+    assert torch.equal(found.cached["mean"], loaded["cached/mean"])
+    assert found.frames.shape == (2, 4, 3, 0, 0)
+    assert found.labels is not None
+    assert Batch.of({"videos": loaded["videos"]}).cached is None
 
 
 def test_bfloat16_stays_close_to_float32() -> None:
