@@ -27,11 +27,8 @@ class Deviation:
     resamples: int
 
 
-def checked(values: Tensor, least: int = 2) -> Tensor:
-    """(N, width) features of any floating type as float64 on the CPU, not to be written to.
-
-    Raises:  ValueError when it is no matrix, has fewer than `least` rows or is not finite
-    """
+def require_features(values: Tensor, least: int = 2) -> None:
+    """Raise ValueError unless it is a finite matrix (N, width) with N >= least."""
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"features: a matrix (samples, width) is needed, got {(*values.shape,)}")
     if len(values) < least:
@@ -43,6 +40,11 @@ def checked(values: Tensor, least: int = 2) -> Tensor:
             f"features: NaN or infinity in {int((~finite).sum())} of {len(values)} samples, "
             f"first in sample {first}; look at that input and at the extractor's weights"
         )
+
+
+def checked(values: Tensor, least: int = 2) -> Tensor:
+    """The same features as float64 on the CPU, not to be written to; errors as above."""
+    require_features(values, least)
     return values.detach().to("cpu", torch.float64)
 
 

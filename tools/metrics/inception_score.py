@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from tools.metrics.estimate import Estimate, checked
+from tools.metrics.estimate import Estimate, require_features
 
 
 def inception_score(logits: Tensor, splits: int, seed: int = 0) -> Estimate:
@@ -27,6 +27,7 @@ def inception_score(logits: Tensor, splits: int, seed: int = 0) -> Estimate:
     """
     if not 1 <= splits <= len(logits):
         raise ValueError(f"inception score: {len(logits)} samples do not fill {splits} splits")
+    require_features(logits, least=1)
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))
     borders = [k * len(logits) // splits for k in range(splits + 1)]
     scores = torch.stack([_score(logits[order[a:b]]) for a, b in pairwise(borders)])
@@ -34,7 +35,7 @@ def inception_score(logits: Tensor, splits: int, seed: int = 0) -> Estimate:
 
 
 def _score(logits: Tensor) -> Tensor:
-    probabilities = checked(logits, least=1).softmax(1)
+    probabilities = logits.detach().to("cpu", torch.float64).softmax(1)
     # entr(0) = 0: a certain classifier gives no NaN
     together = torch.special.entr(probabilities.mean(0)).sum()
     apart = torch.special.entr(probabilities).sum(1).mean()

@@ -44,6 +44,8 @@ def kernel_distance(
             f"kernel distance: subsets need 2 to {min(len(x), len(y))} samples (there are "
             f"{len(x)} and {len(y)}), got a subset size of {subset_size}"
         )
+    if subsets < 1:
+        raise ValueError(f"kernel distance: at least 1 subset is needed, got {subsets}")
     generator = torch.Generator().manual_seed(seed)
     chosen_x, chosen_y = (
         torch.stack([torch.randperm(n, generator=generator)[:subset_size] for _ in range(subsets)])

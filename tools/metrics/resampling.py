@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tools.metrics.estimate import checked, require_same_width
+from tools.metrics.estimate import require_features, require_same_width
 from tools.metrics.features import Features
 
 BATCH = 10 * 2048**2  # entries of the covariances of a batch of resamples: 320 MB a side
@@ -49,8 +49,7 @@ class Side:
 
     def __init__(self, features: Features) -> None:
         self.values = features.values.detach().cpu()
-        for block in self.values.split(ROWS):
-            checked(block, least=1)
+        require_features(self.values)
         if (features.groups.diff() < 0).any():
             raise ValueError("features: the rows are not in the order of their videos")
         self.sizes = torch.unique_consecutive(features.groups, return_counts=True)[1]
