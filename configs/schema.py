@@ -87,7 +87,7 @@ class TrainConfig:
     ema_decays: list[float] = field(default_factory=lambda: [0.9999])  # the first one samples
     ema_warmup: bool = False  # decay min(decay, (1 + step) / (10 + step)), for short runs
     precision: Precision = "auto"  # auto: bf16 autocast on GPUs that have it, fp32 elsewhere
-    compile: bool = False  # torch.compile of the network that moves
+    compile: bool | str = "auto"  # torch.compile of the networks' blocks; auto: on GPUs
     initial_weights: str | None = None  # weights (.safetensors) that a new run starts from
     seed: int = 3407
     log_every: int = 50  # steps
@@ -114,6 +114,10 @@ class TrainConfig:
         )
         require(
             self.metrics_count >= 2, f"train.metrics_count: at least 2, got {self.metrics_count}"
+        )
+        require(
+            self.compile in (True, False, "auto"),
+            f"train.compile: true, false or auto, got {self.compile}",
         )
         require(self.learning_rate > 0, f"train.learning_rate: above 0, got {self.learning_rate}")
         require(

@@ -122,7 +122,8 @@ class VideoTransformer(nn.Module):
     def embed(self, noisy: Tensor) -> Tensor:
         """Latents to tokens with their place in the frame: (B, F + I, N, D)."""
         tokens = self.patch_embedding(noisy.flatten(0, 1)).flatten(2).transpose(1, 2)
-        return tokens.unflatten(0, noisy.shape[:2]) + self.grid_positions
+        # In order of memory, so that the first block is no special case to a compiler.
+        return tokens.unflatten(0, noisy.shape[:2]).contiguous() + self.grid_positions
 
     def run_blocks(
         self, tokens: Tensor, conditioning: Tensor, feature_pairs: Sequence[int] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs.schema import TrainConfig
 from models.interface import Batch, Loss, Method, Phase
+from tools.training.compiling import compile_regions, wants_compiling
 from tools.training.ema import Ema
+from tools.training.gradients import guarded_step
 from tools.training.rates import base_rates, set_rates, warmup_factor
+from tools.training.readback import Readback
 from tools.training.runtime import Runtime
 
 # Newer releases of torch have another name for the option and warn about the old one.
@@ -22,6 +26,26 @@ _KNOWN = inspect.signature(DistributedDataParallel).parameters
 _NO_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers": False
 }
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An optimizer step whose gradient norm is still to be looked at."""
+
+    number: int
+    phase: Phase
+    batches: Sequence[Batch]
+    norm: Readback
+
+    def check(self) -> None:
+        """Raise FloatingPointError when the norm was not finite."""
+        norm = self.norm.read()
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"step {self.number}: the gradient norm of {self.phase.network!r}"
+                f"{_loss_name(self.phase)} is {norm.item()}; {_cause(self.batches)}, then run the "
+                f"same command again: it goes on from the last checkpoint"
+            )
 
 
 class TrainState:
@@ -60,16 +84,18 @@ class TrainState:
         self.averages = [
             Ema(self.networks, decay, warmup=settings.ema_warmup) for decay in settings.ema_decays
         ]
-        if settings.compile:
+        if wants_compiling(settings.compile, runtime.device):
             for network in self.networks.values():
-                network.compile()  # in place: parameters keep their names
+                compile_regions(network)
         self.parallel = {name: self._wrap(network) for name, network in self.networks.items()}
+        self._unchecked: list[_Step] = []
 
     def take(self, phase: Phase, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One optimizer step of one network, from the mean gradient of the batches.
 
         Output:  detached scalars to log: the loss and its parts, the gradient norm before clipping
-        Raises:  FloatingPointError, before any weight has changed, when the norm is not finite
+        Raises:  FloatingPointError, when the norm is not finite; no weight has changed by then.
+                 On a GPU it comes a step later, for the norm is not waited for; see `settle`
         """
         optimizer = self.optimizers[phase.network]
         self._freeze_all_but(phase.network)
@@ -83,11 +109,25 @@ class TrainState:
             for name, part in _named_parts(phase, loss).items():
                 share = part.float() / len(batches)
                 measured[name] = measured[name] + share if name in measured else share
-        norm = self._clip(phase, batches)
+        self.settle()  # the device is busy meanwhile
+        norm = nn.utils.get_total_norm(
+            [p.grad for p in self.trainable[phase.network] if p.grad is not None]
+        ).detach()
         factor = warmup_factor(self.step, self.settings.warmup_steps)
         set_rates(optimizer, self.rates[phase.network], factor)
-        optimizer.step()
+        clips = self.step >= self.settings.clip_from_step
+        limit = self.settings.clip_norm if clips else 0.0
+        guarded_step(optimizer, self.trainable[phase.network], norm, limit)
+        self._unchecked.append(_Step(self.step, phase, batches, Readback(norm)))
+        if self.runtime.device.type == "cpu":
+            self.settle()
         return {**measured, f"gradient_norm/{phase.network}": norm}
+
+    def settle(self) -> None:
+        """Raise what `take` has not raised yet: the FloatingPointError of an earlier step."""
+        steps, self._unchecked = self._unchecked, []
+        for step in steps:
+            step.check()
 
     def end_step(self) -> None:
         """Make measured buffers equal on all processes, let the averages follow, count the step."""
@@ -110,7 +150,8 @@ class TrainState:
             average.reset(self.networks)
 
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors from which `load` goes on exactly."""
+        """Plain values and tensors from which `load` goes on exactly. Raises as `settle`."""
+        self.settle()
         return {
             "step": self.step,
             "networks": {name: dict(net.state_dict()) for name, net in self.networks.items()},
@@ -138,20 +179,6 @@ class TrainState:
         view = {**self.networks, phase.network: self.parallel[phase.network]}
         with self.runtime.autocast():
             return phase.loss(view, batch)
-
-    def _clip(self, phase: Phase, batches: Sequence[Batch]) -> Tensor:
-        settings = self.settings
-        gradients = [p.grad for p in self.trainable[phase.network] if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"step {self.step}: the gradient norm of {phase.network!r}{_loss_name(phase)} is "
-                f"{norm.item()}; {_cause(batches)}, then run the same command again: it goes on "
-                f"from the last checkpoint"
-            )
-        if settings.clip_norm and self.step >= settings.clip_from_step:
-            nn.utils.clip_grads_with_norm_(self.trainable[phase.network], settings.clip_norm, norm)
-        return norm.detach()
 
     def _freeze_all_but(self, moving: str) -> None:
         if len(self.networks) == 1:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
+from tools.training.readback import Readback
 from tools.training.runtime import Runtime
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -34,7 +34,7 @@ class StopRequest:
         self.runtime = runtime
         self.signal_number = 0  # 0: nobody has asked
         self._noticed_at = 0.0
-        self._shared: Tensor | None = None
+        self._shared: Readback | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -54,14 +54,15 @@ class StopRequest:
     def share(self) -> None:
         """Tell the other processes. The answer is read later, so no device has to wait for it."""
         if self.runtime.is_distributed:
-            self._shared = torch.tensor([self.signal_number], device=self.runtime.device)
-            dist.all_reduce(self._shared, op=dist.ReduceOp.MAX)
+            known = torch.full((1,), self.signal_number, device=self.runtime.device)
+            dist.all_reduce(known, op=dist.ReduceOp.MAX)
+            self._shared = Readback(known)
 
     def agreed(self) -> bool:
         """Whether to stop now; the same on every process."""
         if self.runtime.is_distributed:
             # What only this process knows has to wait for the next step.
-            shared = 0 if self._shared is None else int(self._shared)
+            shared = 0 if self._shared is None else int(self._shared.read())
             self.signal_number = max(self.signal_number, shared)
             return bool(shared)
         return bool(self.signal_number)

@@ -1,0 +1,60 @@
+"""torch.compile of the networks in training, region by region."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def wants_compiling(setting: bool | str, device: torch.device) -> bool:
+    """Whether to compile: `train.compile`, where `auto` means on a GPU.
+
+    On a CPU nearly all of a step are matrix products, which compiling leaves as they are. Where
+    the machine lacks a compiler, one line says so and training goes on without.
+    """
+    wanted = device.type == "cuda" if setting == "auto" else bool(setting)
+    missing = missing_tool(device.type) if wanted else None
+    if missing:
+        _warn_once(f"train.compile: {missing}; training goes on uncompiled, which is slower")
+    return wanted and missing is None
+
+
+def missing_tool(device_type: str) -> str | None:
+    """What torch.compile lacks on this machine for a kind of device, in words, or None."""
+    if device_type == "cuda" and find_spec("triton") is None:
+        return "the package triton is not installed"
+    variable, usual = ("CC", ("gcc", "clang")) if device_type == "cuda" else ("CXX", ("g++",))
+    named = os.environ.get(variable)
+    if any(shutil.which(name) for name in ([named] if named else usual)):
+        return None
+    return f"no compiler found ({' or '.join(usual)}, or what the variable {variable} names)"
+
+
+def compile_regions(network: nn.Module) -> None:
+    """Compile a network in place; parameters and their names stay as they are.
+
+    Modules whose class says `compiled_alone` are compiled each for itself, without graph breaks
+    and for fixed shapes: modules of one class share one code, so that a network of 28 blocks
+    compiles as fast as one of 2, and gradients are exchanged block by block. A network without
+    such modules is compiled as a whole.
+    """
+    # A block is small enough; split further, it would lose what compiling fuses.
+    torch._dynamo.config.optimize_ddp = False
+    regions = [module for module in network.modules() if getattr(module, "compiled_alone", False)]
+    for region in regions:
+        region.compile(fullgraph=True, dynamic=False)
+    if not regions:
+        network.compile()
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
