@@ -76,8 +76,8 @@ class CacheIndex:
 
     @property
     def frame_bytes(self) -> int:
-        """Of a frame from all its sides."""
-        return self.views * sum(part.bytes + 4 for part in self.parts.values())
+        """Of a frame from all its sides, checksums included."""
+        return self.views * sum(part.bytes + 8 for part in self.parts.values())
 
     @property
     def shards(self) -> int:

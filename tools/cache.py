@@ -149,7 +149,7 @@ def announce(
     if needed * SPARE > free + freed:
         raise ValueError(
             f"--output {choices.folder}: the cache needs {size(needed)} more and the disk has "
-            f"{size(free)}; choose another disk, a smaller --dtype, or --no-prior"
+            f"{size(free)}; choose another disk, or leave out the prior (--no-prior)"
         )
     if missing:
         seconds = frames * seconds_per_frame(encoder, missing[0]) / runtime.world_size

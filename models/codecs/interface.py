@@ -65,14 +65,16 @@ def draw_latents(mean: Tensor, log_variance: Tensor | None) -> Tensor:
     no variance.
 
     Inputs:  (B, F, C, h, w) both; the log-variance of any floating type
-    Output:  (B, F, C, h, w) float32
+    Output:  (B, F, C, h, w) float32, contiguous: noise that is drawn like it takes its strides,
+             and those of a convolution's output may put the same random numbers elsewhere
     """
     if log_variance is None:
-        return mean
+        return mean.contiguous()
     with torch.no_grad(), torch.autocast(mean.device.type, enabled=False):
         pieces = mean.flatten(0, 1).split(DRAWN_AT_ONCE)
         noise = torch.cat([torch.randn(piece.shape, device=mean.device) for piece in pieces])
-        return mean + torch.exp(0.5 * log_variance.float()) * noise.unflatten(0, mean.shape[:2])
+        drawn = mean + torch.exp(0.5 * log_variance.float()) * noise.unflatten(0, mean.shape[:2])
+        return drawn.contiguous()
 
 
 @contextlib.contextmanager

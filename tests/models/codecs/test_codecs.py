@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from models.backbones.patch_autoencoder import PatchAutoencoder
 from models.backbones.tiny_autoencoder import TinyAutoencoder
-from models.codecs.build import CodecConfig, build_codec
+from models.codecs.build import CodecConfig, build_codec, codec_files
+from models.codecs.interface import draw_latents
 
 
 def videos(size: int = 16) -> torch.Tensor:
@@ -134,6 +135,52 @@ def test_autoencoders_of_diffusers_tell_their_own_scale(tmp_path: Path, kind: st
     latents = codec.encode(videos())
     torch.testing.assert_close(latents.flatten(0, 1), expected)
     torch.testing.assert_close(codec.decode(latents).flatten(0, 1), decoded.clamp(-1, 1))
+
+    # Moments that were kept give the same latents, bit for bit, from the same random numbers.
+    mean, log_variance = codec.encode_moments(images)
+    assert (log_variance is None) == (kind == "AutoencoderTiny")
+    kept = None if log_variance is None else log_variance.unflatten(0, (2, 3)).clone()
+    torch.manual_seed(1)
+    again = draw_latents(mean.unflatten(0, (2, 3)).clone(), kept)
+    assert torch.equal(again, latents)
+    assert again.is_contiguous()
+    assert latents.is_contiguous()
+    assert {file.suffix for file in codec_files(CodecConfig(weights=str(tmp_path)))} == {
+        ".json",
+        ".safetensors",
+    }
+
+
+def test_the_draw_has_the_posterior_s_moments_and_fixed_random_numbers() -> None:
+    mean = torch.full((3, 20, 2, 8, 8), 5.0)
+    log_variance = torch.full_like(mean, 2 * torch.log(torch.tensor(0.3)).item())
+    torch.manual_seed(0)
+    drawn = draw_latents(mean, log_variance)
+    assert drawn.mean().item() == pytest.approx(5, abs=0.02)
+    assert drawn.std().item() == pytest.approx(0.3, abs=0.01)
+    torch.manual_seed(0)
+    pieces = [torch.randn(n, 2, 8, 8) for n in (16, 16, 16, 12)]  # what diffusers draws
+    torch.testing.assert_close(drawn, 5 + 0.3 * torch.cat(pieces).unflatten(0, (3, 20)))
+    torch.manual_seed(0)
+    rounded = draw_latents(mean, log_variance.half())
+    torch.testing.assert_close(rounded, drawn, atol=2e-3, rtol=0)
+    state = torch.get_rng_state()
+    assert torch.equal(draw_latents(mean, None), mean)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_files_of_weights_are_those_that_are_there(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pair = save_pair(tmp_path, TinyAutoencoder(4, 8, (0, 1), (1, 0)))
+    files = codec_files(CodecConfig(name="tiny", weights=pair))
+    assert [file.name for file in files] == ["small_encoder.pth", "small_decoder.pth"]
+    files[0].unlink()
+    assert codec_files(CodecConfig(name="tiny", weights=pair)) == []
+    trained = trained_file(tmp_path)[0]
+    assert codec_files(CodecConfig(name="trained", weights=trained)) == [Path(trained)]
+    assert codec_files(CodecConfig(name="trained", weights=trained + "x")) == []
+    assert codec_files(CodecConfig(name="pixels", weights=None)) == []
+    assert codec_files(CodecConfig(weights=str(tmp_path / "nowhere"))) == []
 
 
 def test_missing_and_foreign_weights_are_one_line(tmp_path: Path) -> None:
