@@ -66,14 +66,16 @@ def colour_shift(clips: Tensor, level: float) -> Tensor:
 
 CORRUPTIONS: Mapping[str, tuple[Corruption, Sequence[float]]] = {
     "noise": (noise, (5, 15, 30, 45, 60)),
-    "blur": (blur, (0.5, 0.75, 1, 1.5, 2)),
+    "blur": (blur, (1.25, 1.5, 2, 3, 4)),
     "shuffled frames": (shuffle, (0.2, 0.4, 0.6, 0.8, 1)),
     "frozen frames": (freeze, (0.2, 0.4, 0.6, 0.8, 1)),
     "colour shift": (colour_shift, (5, 15, 30, 45, 60)),
 }
 
 
-def response(extractor: FeatureExtractor, clean: Tensor, held_out: Tensor) -> dict[str, list[float]]:
+def response(
+    extractor: FeatureExtractor, clean: Tensor, held_out: Tensor
+) -> dict[str, list[float]]:
     """Frechet distances of `held_out` clips, ever more spoiled, to `clean` ones.
 
     Input:   uint8 clips (N, frames, 3, H, W), different ones of one kind

@@ -11,7 +11,6 @@ from models.priors.features import resized_positions
 from models.priors.weights import load_state
 from tools.metrics.extractors.network import (
     NetworkExtractor,
-    fingerprint,
     load_strictly,
     resized,
 )
@@ -35,6 +34,7 @@ class DinoV2Extractor(NetworkExtractor):
 
     name = "dinov2"
     frames = 1
+    comparable = True
     outputs = {"features": WIDTH}  # noqa: RUF012
     caveat = CAVEAT
 
@@ -42,9 +42,7 @@ class DinoV2Extractor(NetworkExtractor):
         super().__init__(device)
         self.network = build_network(weights, model).to(device)
         self.outputs = {"features": self.network.embed_dim}
-        self.comparable = weights.verified
-        self.provenance = weights.provenance()
-        self.fingerprint = fingerprint(VERSION, model, weights.sha256)
+        self.adopt(VERSION, weights)
         self.mean = 255 * torch.tensor(MEAN, device=device)[:, None, None]
         self.deviation = 255 * torch.tensor(DEVIATION, device=device)[:, None, None]
 

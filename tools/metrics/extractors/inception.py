@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tools.metrics.extractors.network import (
     NetworkExtractor,
-    fingerprint,
     load_tensors,
     missing_package,
 )
@@ -29,14 +28,13 @@ class InceptionExtractor(NetworkExtractor):
 
     name = "inception"
     frames = 1
+    comparable = True
     outputs = {"features": WIDTH, "logits": CLASSES}  # noqa: RUF012
 
     def __init__(self, device: torch.device, weights: WeightsFile) -> None:
         super().__init__(device)
         self.network = build_network(weights).to(device)
-        self.comparable = weights.verified
-        self.provenance = weights.provenance()
-        self.fingerprint = fingerprint(VERSION, weights.sha256)
+        self.adopt(VERSION, weights)
 
     def compute(self, videos: Tensor) -> dict[str, Tensor]:
         features, logits = self.network(videos.flatten(0, 1))

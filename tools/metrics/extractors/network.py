@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 from abc import abstractmethod
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tools.metrics.features import FeatureExtractor
+from tools.metrics.weights import WeightsFile
+
+UNVERIFIED = "unverified weights: their SHA-256 is not a published one"
 
 
 class NetworkExtractor(FeatureExtractor):
@@ -21,6 +25,22 @@ class NetworkExtractor(FeatureExtractor):
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+
+    def adopt(self, version: str, *files: WeightsFile) -> None:
+        """Take identity, provenance and comparability from the files of weights.
+
+        The first file is the network's own, others belong to it; `version` is that of our code.
+        """
+        first, *others = files
+        self.provenance = first.provenance()
+        if others:
+            self.provenance["others"] = [file.provenance() for file in others]
+        digests = [file.sha256 for file in files]
+        self.fingerprint = fingerprint(version, str(self.frames), *digests)
+        if not all(file.verified for file in files):
+            self.comparable = False
+            self.provenance["verified"] = False
+            self.caveat = "; ".join(filter(None, [self.caveat, UNVERIFIED]))
 
     @abstractmethod
     def compute(self, videos: Tensor) -> dict[str, Tensor]:
@@ -91,7 +111,9 @@ def load_tensors(path: Path) -> Mapping[str, Any]:
     Raises ValueError for a file that is damaged or holds anything else.
     """
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        # Training checkpoints often carry their arguments, a plain holder of values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - unpickling raises many kinds for a broken file
         raise ValueError(f"{path}: not a readable weight file ({type(error).__name__})") from None
     if not isinstance(contents, Mapping):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tools.metrics.extractors.network import NetworkExtractor, fingerprint
+from tools.metrics.extractors.network import NetworkExtractor
 from tools.metrics.weights import WeightsFile
 
 FEWEST_FRAMES = 10  # I3D halves the time axis until nothing is left of shorter clips
@@ -19,13 +20,12 @@ class ScriptExtractor(NetworkExtractor):
     """A network behind a TorchScript file, whose checksum `find_weights` has compared before."""
 
     version: str
+    comparable = True
 
     def __init__(self, device: torch.device, frames: int, weights: WeightsFile) -> None:
         super().__init__(device)
         self.frames = frames
-        self.comparable = weights.verified
-        self.provenance = weights.provenance()
-        self.fingerprint = fingerprint(self.version, str(frames), weights.sha256)
+        self.adopt(self.version, weights)
         self.network = load_script(weights, device)
 
     def compute(self, videos: Tensor) -> dict[str, Tensor]:
@@ -98,7 +98,10 @@ class C3DExtractor(ScriptExtractor):
 def load_script(weights: WeightsFile, device: torch.device) -> Any:
     """The network in evaluation mode. Raises ValueError for a file that is no TorchScript."""
     try:
-        network = torch.jit.load(str(weights.path), map_location=device)
+        with warnings.catch_warnings():  # torch reads TorchScript, but no longer recommends it
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            network = torch.jit.load(str(weights.path), map_location=device)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{weights.path}: not a readable TorchScript file: {reason}") from None

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tools.metrics.extractors.network import (
     NetworkExtractor,
-    fingerprint,
     load_strictly,
     load_tensors,
     missing_package,
@@ -34,6 +33,7 @@ class VideoMAEExtractor(NetworkExtractor):
     """
 
     name = "videomae"
+    comparable = True
     outputs = {"features": WIDTH}  # noqa: RUF012
 
     def __init__(self, device: torch.device, frames: int, weights: WeightsFile) -> None:
@@ -42,9 +42,7 @@ class VideoMAEExtractor(NetworkExtractor):
         super().__init__(device)
         self.frames = frames
         self.network = build_network(weights).to(device)
-        self.comparable = weights.verified
-        self.provenance = weights.provenance()
-        self.fingerprint = fingerprint(VERSION, weights.sha256)
+        self.adopt(VERSION, weights)
 
     def compute(self, videos: Tensor) -> dict[str, Tensor]:
         frames = videos.flatten(0, 1).float() / 255
@@ -53,8 +51,8 @@ class VideoMAEExtractor(NetworkExtractor):
         return {"features": self.network.forward_features(clips)}
 
 
-def build_network(weights: WeightsFile, **changes: Any) -> Any:
-    """cd-fvd's class with tensors that were read safely; `changes` make it smaller in tests.
+def build_network(weights: WeightsFile) -> Any:
+    """cd-fvd's class with tensors that were read safely.
 
     Raises ValueError without the package, and for other weights.
     """
@@ -62,8 +60,13 @@ def build_network(weights: WeightsFile, **changes: Any) -> Any:
         from cdfvd.third_party.VideoMAEv2.videomaev2_finetune import vit_giant_patch14_224
     except ImportError:
         raise missing_package("CD-FVD", "cd-fvd", "cd-fvd==0.1.1") from None
-    settings = {"img_size": SIZE, "num_classes": CLASSES, "all_frames": FRAMES, "tubelet_size": 2}
-    network = vit_giant_patch14_224(**{**settings, "use_mean_pooling": True, **changes})
+    network = vit_giant_patch14_224(
+        img_size=SIZE,
+        num_classes=CLASSES,
+        all_frames=FRAMES,
+        tubelet_size=2,
+        use_mean_pooling=True,
+    )
     state = load_tensors(weights.path)
     for key in ("model", "module"):
         if isinstance(state.get(key), Mapping):

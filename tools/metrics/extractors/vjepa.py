@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tools.metrics.extractors.network import (
     NetworkExtractor,
-    fingerprint,
     load_strictly,
     load_tensors,
     missing_package,
@@ -51,12 +50,7 @@ class VJepaExtractor(NetworkExtractor):
         super().__init__(device)
         self.frames = frames
         self.network = build_network(encoder, probe).to(device)
-        self.provenance = {
-            **encoder.provenance(),
-            "verified": encoder.verified and probe.verified,
-            "probe": probe.provenance(),
-        }
-        self.fingerprint = fingerprint(VERSION, encoder.sha256, probe.sha256)
+        self.adopt(VERSION, encoder, probe)
         self.mean = torch.tensor(MEAN, device=device)[:, None, None]
         self.deviation = torch.tensor(DEVIATION, device=device)[:, None, None]
 
