@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import run_command
+from configs.load import merge_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("runs/demo")
 STATE_NAME = "stages.json"
 MADE = (  # all that a clean start removes from the demo's folder
     *("data", "train", "samples", "scratch", "scratch_samples", "training_clips"),
+    *("metrics", "cache"),
     *("report.html", "contact_sheet.png", "samples.gif", STATE_NAME),
 )
 CODE = ("configs", "datasets", "diffusion", "models", "sample", "tools")
@@ -88,6 +90,8 @@ def stages(plan: Plan) -> list[Stage]:
             Stage("sample that", _sample(plan, scratch, scratch_samples)),
         ]
         report += ["--compare-run", scratch, "--compare-samples", scratch_samples]
+    found.append(Stage("score the samples", _score(plan, samples, scratch_samples)))
+    report += ["--metrics", str(plan.folder / "metrics")]
     report += ["--frames", frames, "--stages", str(plan.folder / STATE_NAME)]
     report += ["--title", "Endora demo", "--output", str(plan.folder / "report.html")]
     return [*found, Stage("write the report", report)]
@@ -202,6 +206,22 @@ def _train(plan: Plan, config: Path, output: str) -> list[str]:
 def _sample(plan: Plan, run: str, output: str) -> list[str]:
     settings = ["--config", str(plan.sampling), f"output={output}", f"count={plan.videos}"]
     return ["-m", "sample.sample", "--checkpoint", run, *settings]
+
+
+def _score(plan: Plan, samples: str, scratch_samples: str) -> list[str]:
+    """Both sets of samples against the clips they learned from, with features of no training."""
+    sets, names = [samples], ["continued"]
+    if plan.scratch:
+        sets, names = [*sets, scratch_samples], [*names, "scratch"]
+    clip = merge_sources(plan.config, ())["clip"]
+    # Several clips of each video, for there are few videos; both sides at the size they have.
+    changes = [f"clip_frames={clip['frames']}", f"frame_size={clip['size']}"]
+    changes.append("clips_per_real_video=4")
+    return [
+        *("metrics.py", "--model_path", *sets, "--names", *names, "--extractor", "untrained"),
+        *("--metrics", "fvd,fid,fvd_frozen,memorisation", "--set", *changes),
+        *("--cache", str(plan.folder / "cache"), "--output", str(plan.folder / "metrics")),
+    ]
 
 
 def _start_clean(folder: Path) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from configs.errors import run_command
 from datasets.video_io import iterate_frames, write_video
-from tools.reporting import page
+from tools.reporting import page, scores
 from tools.reporting.chart import Points, read_losses
 from tools.reporting.entry import Entry, origin, read_entry
 from tools.reporting.media import Frames, clips_of_frames, tiled
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _heading(parsed.title, entry, stages),
         _videos(entry, compared, training),
         _sheet(output.parent),
+        scores.section(parsed.metrics),
         _losses(entry, compared),
         _stages(stages),
         _settings(entry, compared),
@@ -103,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare-run", help="a second run to show beside it", **folder)  # type: ignore[arg-type]
     parser.add_argument("--compare-samples", help="samples of the second run", **folder)  # type: ignore[arg-type]
     parser.add_argument("--frames", help="training data, one folder per video", **folder)  # type: ignore[arg-type]
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="what metrics.py wrote",
+    )
     parser.add_argument("--stages", type=Path, metavar="FILE", help="times of the demo's stages")
     parser.add_argument("--title", default="Endora: report of a run", help="default: %(default)s")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")

@@ -87,14 +87,17 @@ def test_a_damaged_note_of_stages_starts_clean(
 def test_the_stages_name_files_that_exist_and_end_with_the_report(root: Path) -> None:
     plan = Plan(
         folder=Path("runs/demo"),
-        config=Path("configs/demo/endora.yaml"),
-        scratch=Path("configs/demo/scratch.yaml"),
+        config=root / "configs/demo/endora.yaml",
+        scratch=root / "configs/demo/scratch.yaml",
         clips=24,
         videos=8,
         sampling=Path("configs/demo/sample.yaml"),
     )
     todo = demo.stages(plan)
     assert "runs/demo/report.html" in todo[-1].command
+    scoring = todo[-2].command
+    assert scoring[:3] == ["metrics.py", "--model_path", "runs/demo/samples"]
+    assert "clip_frames=8" in scoring  # as the model has them
     for stage in todo:
         program = stage.command[1] if stage.command[0] == "-m" else stage.command[0]
         file = program if program.endswith(".py") else f"{program.replace('.', '/')}.py"

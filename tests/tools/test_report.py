@@ -119,6 +119,59 @@ def test_only_losses_are_drawn(tmp_path: Path) -> None:
     assert page.count("<figure") == 1
 
 
+CAVEAT = "such features - not comparable with published numbers"
+
+
+def write_metrics(folder: Path) -> Path:
+    """What the report reads of a folder that metrics.py wrote."""
+    folder.mkdir()
+    score = {
+        "label": "FVD",
+        "value": 12.345,
+        "deviation": 1.5,
+        "publishable": False,
+        "level": {"kind": "halves", "value": 4.25, "deviation": 0.5},
+    }
+    near = {**score, "label": "near training", "value": 0.25, "deviation": None}
+    near["level"] = {"kind": "expected", "value": 0.05, "deviation": None}
+    sets = [
+        {"name": "our samples", "scores": [score, near], "memorisation": {"verdict": "No sign."}},
+        {"name": "others", "scores": [{**score, "value": 99.0}]},
+    ]
+    cautions = [{"sentence": "only 8 videos", "sets": ["others"]}]
+    content = {"caveats": [CAVEAT], "cautions": cautions, "protocol": {"seed": 0}, "sets": sets}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    for name in ("metrics.png", "memorisation-our-samples.png"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    return folder
+
+
+def test_scores_stand_there_with_their_caveat(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", initial=None)
+    folder = write_metrics(tmp_path / "metrics")
+    page = write_report(tmp_path, "--metrics", str(folder))
+    assert f'<p class="stamp">{CAVEAT}</p>' in page
+    head = "<tr><th></th><th>our samples</th><th>others</th><th>floor</th></tr>"
+    assert head in page
+    assert "<th>FVD*</th><td>12.3 ± 1.5 !</td><td>99.0 ± 1.5 !</td><td>4.25 ± 0.50</td>" in page
+    assert "<td>25% !</td><td>-</td><td>5% if new</td>" in page
+    assert "others: only 8 videos" in page
+    assert "our samples: closest to training" in page
+    assert "No sign." in page
+    assert page.count("<h2>Scores</h2>") == 1
+    assert "Scores" not in write_report(tmp_path)
+
+
+def test_scores_that_are_not_there_are_an_error(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", initial=None)
+    with pytest.raises(FileNotFoundError, match=r"run metrics\.py first"):
+        write_report(tmp_path, "--metrics", str(tmp_path / "nowhere"))
+    folder = write_metrics(tmp_path / "metrics")
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"not a report of metrics\.py"):
+        write_report(tmp_path, "--metrics", str(folder))
+
+
 def test_training_clips_are_shown_at_the_models_speed(tmp_path: Path) -> None:
     write_run(tmp_path / "run", initial=None)
     (tmp_path / "frames" / "a").mkdir(parents=True)

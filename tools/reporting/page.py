@@ -76,10 +76,36 @@ def charts(columns: Mapping[str, Mapping[str, Points]]) -> str:
     return f'<div class="charts">{figures}</div>\n<p class="legend">{legend}</p>\n'
 
 
-def table(rows: Sequence[Sequence[str]], code_column: int = -1, number_column: int = -1) -> str:
-    """Rows of plain text; the first cell of each is its name."""
+def stamp(text: str) -> str:
+    """A line that nobody overlooks."""
+    return f'<p class="stamp">{escape(text)}</p>\n'
+
+
+def items(texts: Sequence[str]) -> str:
+    """A list of sentences."""
+    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>\n"
+
+
+def sheet_panel(title: str, path: Path, note: str) -> str:
+    """A titled panel with a tall picture that scrolls."""
+    return (
+        f'<div class="panel"><h3>{escape(title)}: closest to training</h3><p>{escape(note)}</p>'
+        f'<div class="tall"><img src="{embedded(path)}" alt="{escape(note)}"></div></div>'
+    )
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    code_column: int = -1,
+    number_column: int = -1,
+    header: bool = False,
+) -> str:
+    """Rows of plain text; the first cell of each is its name, the first row perhaps a header."""
     lines = []
-    for row in rows:
+    if header:
+        names = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+        lines.append(f"<tr>{names}</tr>")
+    for row in rows[int(header) :]:
         cells = [f"<th>{escape(row[0])}</th>"]
         for index, cell in enumerate(row[1:], start=1):
             text = f"<code>{escape(cell)}</code>" if index == code_column else escape(cell)
