@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion.schedule import NoiseSchedule, at
+from diffusion.schedule import NoiseSchedule, at, on_device
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Draw = Callable[[], Tensor]
@@ -187,6 +187,6 @@ def _levels(schedule: NoiseSchedule, noisy: Tensor, report: Report) -> Iterator[
 def _predict(
     schedule: NoiseSchedule, denoise: Denoise, noisy: Tensor, level: Tensor
 ) -> tuple[Tensor, Tensor]:
-    prediction = denoise(noisy, schedule.timesteps.to(level.device)[level]).float()
+    prediction = denoise(noisy, on_device(schedule.timesteps, level.device)[level]).float()
     noise, interpolation = prediction.chunk(2, dim=2)
     return noise, interpolation

@@ -96,10 +96,11 @@ class NoiseSchedule:
 
 def at(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
     """Entries of a (T,) float64 table as float32 (B, 1, ..., 1), to multiply `like` (B, ...)."""
-    return _on_device(table, level.device)[level].view(-1, *[1] * (like.ndim - 1))
+    return on_device(table, level.device)[level].view(-1, *[1] * (like.ndim - 1))
 
 
 # Copying a table to a GPU waits for it, so each is copied once; the key keeps the table alive.
 @functools.lru_cache(maxsize=256)
-def _on_device(table: Tensor, device: torch.device) -> Tensor:
-    return table.float().to(device)
+def on_device(table: Tensor, device: torch.device) -> Tensor:
+    """The table on a device, float32 if it is of floating type."""
+    return (table.float() if table.is_floating_point() else table).to(device)

@@ -102,9 +102,12 @@ class VideoNoise:
         return len(self.generators)
 
     def draw(self, *shape: int) -> Tensor:
-        """The next noise of every video: (B, *shape) float32."""
+        """The next noise of every video: (B, *shape) float32. A GPU goes on while it is copied."""
         rows = [torch.randn(shape, generator=generator) for generator in self.generators]
-        return torch.stack(rows).to(self.device)
+        noise = torch.stack(rows)
+        if self.device.type == "cuda":
+            noise = noise.pin_memory()
+        return noise.to(self.device, non_blocking=True)
 
 
 class Method(ABC):

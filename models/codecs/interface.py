@@ -15,6 +15,10 @@ Moments = tuple[Tensor, "Tensor | None"]  # mean and log-variance; none is a lat
 # on a GPU the random numbers depend on it, and training from a cache has to draw the same ones.
 DRAWN_AT_ONCE = 16
 
+# What a GPU decodes in one go: 128 frames of 128x128. The largest maps of the Stable Diffusion
+# autoencoder, 256 channels at full size, then take 2 GB each.
+PIXELS_AT_ONCE = 2**21
+
 
 class Codec(nn.Module):
     """Encodes videos frame by frame. Frozen: parameters never receive gradients.
@@ -44,12 +48,39 @@ class Codec(nn.Module):
         variances = [variance for _, variance in pieces if variance is not None]
         return torch.cat([mean for mean, _ in pieces]), torch.cat(variances) if variances else None
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, F, C, h, w) -> pixels (B, F, 3, H, W), clamped to [-1, 1]."""
-        with _exact(latents):
-            pieces = latents.float().flatten(0, 1).split(self.chunk)
-            decoded = torch.cat([self.decode_images(piece) for piece in pieces])
+    def decode(self, latents: Tensor, *, bf16: bool = False) -> Tensor:
+        """Latents (B, F, C, h, w) -> pixels (B, F, 3, H, W) float32, clamped to [-1, 1].
+
+        Frames of all videos are decoded together, as many at once as fill the device. `bf16`
+        takes half the time and differs by less than the rounding to 8 bits does (62 dB with the
+        demo's autoencoder, rounding 59 dB).
+        """
+        images = latents.float().flatten(0, 1)
+        with _exact(latents), torch.autocast(latents.device.type, torch.bfloat16, enabled=bf16):
+            decoded = self._decode_by_chunks(images, self._decoded_at_once(latents))
         return decoded.unflatten(0, latents.shape[:2]).clamp(-1, 1)
+
+    def _decode_by_chunks(self, images: Tensor, count: int) -> Tensor:
+        try:
+            return torch.cat(
+                [
+                    # convolutions are faster with the channels innermost
+                    self.decode_images(piece.contiguous(memory_format=torch.channels_last))
+                    .float()
+                    .contiguous()
+                    for piece in images.split(count)
+                ]
+            )
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+        return self._decode_by_chunks(images, count // 2)  # after the failed try is let go
+
+    def _decoded_at_once(self, latents: Tensor) -> int:
+        if latents.device.type == "cpu":
+            return self.chunk
+        cells = latents.shape[-2] * latents.shape[-1]
+        return max(self.chunk, PIXELS_AT_ONCE // (cells * self.stride**2))
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Moments:

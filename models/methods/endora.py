@@ -124,6 +124,7 @@ class EndoraSampling(SamplingConfig):
     # Relative change of the first block's input, summed over steps, from which on all blocks run
     # again; in between what they added is reused. 0 runs them at every step. See block_reuse.py.
     reuse: float = 0.0
+    decode: Literal["fp32", "bf16"] = "fp32"  # of latents to pixels; bf16 takes half the time
 
     def __post_init__(self) -> None:
         require(self.reuse >= 0, f"sampling.reuse: 0 or more, got {self.reuse}")
@@ -394,7 +395,7 @@ class Endora(Method):
             draw,
             progress or (lambda done, total: None),
         )
-        return self.codec.decode(latents)
+        return self.codec.decode(latents, bf16=settings.decode == "bf16")
 
     def _network(
         self, denoiser: nn.Module, schedule: NoiseSchedule, settings: EndoraSampling

@@ -81,6 +81,37 @@ def test_chunks_do_not_change_the_result(tmp_path: Path) -> None:
     torch.testing.assert_close(codec.encode(videos()), whole)
 
 
+def test_decoding_tries_fewer_frames_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = build_codec(CodecConfig(name="pixels", weights=None, stride=4))
+    plain, sizes = codec.decode_images, []
+
+    def small_memory(latents: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(latents))
+        if len(latents) > limit:
+            raise torch.OutOfMemoryError("no memory left")
+        return plain(latents)
+
+    monkeypatch.setattr(codec, "decode_images", small_memory)
+    codec.chunk, limit = 4, 1
+    assert torch.equal(codec.decode(codec.encode(videos())), videos())
+    assert sizes == [4, 2, 1, 1, 1, 1, 1, 1]
+    limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        codec.decode(codec.encode(videos()))
+
+
+def test_decoding_in_bfloat16_is_close_and_float32(tmp_path: Path) -> None:
+    codec = build_codec(CodecConfig(name="trained", weights=trained_file(tmp_path)[0]))
+    latents = codec.encode(videos())
+    exact, quick = codec.decode(latents), codec.decode(latents, bf16=True)
+    assert quick.dtype == torch.float32
+    assert quick.is_contiguous()
+    assert not torch.equal(quick, exact)
+    assert (quick - exact).square().mean().sqrt() < 0.02
+    with torch.autocast("cpu", torch.bfloat16):  # the rest of sampling may run in it
+        assert torch.equal(codec.decode(latents), exact)
+
+
 def test_the_real_tiny_autoencoder_reconstructs_real_clips(shared: Path) -> None:
     from datasets.video_io import read_frames
 
