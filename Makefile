@@ -26,7 +26,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 # The annotations of installed packages are those for the version that installed them.
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py \
-	models/registry.py train.py process_data.py process_list.py)
+	models/registry.py train.py metrics.py process_data.py process_list.py)
 SCRIPTS := $(wildcard sample/*.sh tools/slurm/*.sh tools/slurm/*.slurm .ci/run)
 
 .PHONY: help setup format lint types test check smoke demo pretrain clean

