@@ -162,6 +162,7 @@ class SampleConfig:
     fps: float = 8.0  # frames per second of the files
     ema: int = 0  # which of the run's moving averages; -1 takes the raw weights
     precision: Precision = "auto"
+    compile: bool | str = "auto"  # torch.compile of the networks; auto: for many videos on a GPU
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
@@ -169,4 +170,8 @@ class SampleConfig:
         require(self.batch_size >= 1, f"batch_size: at least 1 video, got {self.batch_size}")
         require(bool(self.formats), "formats: name at least one of mp4, png, npz, gif")
         require(self.fps > 0, f"fps: above 0, got {self.fps}")
+        require(
+            self.compile in (True, False, "auto"),
+            f"compile: true, false or auto, got {self.compile}",
+        )
         require(self.ema >= -1, f"ema: -1 (raw weights) or the index of a decay, got {self.ema}")

@@ -7,6 +7,7 @@ stopped goes on with the videos that are missing, on any number of processes.
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from configs.load import load_sampling, merge_sources
 from configs.schema import SampleConfig
 from models.interface import Method, Networks, Progress, VideoNoise
 from models.registry import method_class
+from sample.background import BackgroundWriter
 from sample.record import (
     Source,
     check_record,
@@ -37,15 +40,17 @@ from sample.writers import (
     write_contact_sheet,
     write_sample,
 )
+from tools.training.compiling import compile_regions, wants_compiling
 from tools.training.lock import only_process
 from tools.training.progress import VideoProgress
 from tools.training.runtime import Runtime, start_runtime
-from tools.training.weights import Weights, load_for_sampling, read_weights
+from tools.training.weights import Weights, networks_for_sampling, read_weights
 
 Made = TypeVar("Made")
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_ROWS = 8
+MANY_VIDEOS = 32  # of one process, from which on compiling its network is worth the minute
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,13 @@ class Job:
 
     config: SampleConfig
     folder: Path
-    source: Source
+    weights: Weights
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """Hashes all weights, so only the process that writes the record asks for it."""
+        sha256 = content_hash(self.weights.networks)
+        return Source(self.weights.method_name, self.weights.step, sha256)
 
 
 def command_line(description: str | None) -> argparse.ArgumentParser:
@@ -81,6 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Do the whole job, or this process's share of it where a launcher started several."""
     job = read_job(arguments.config, arguments.checkpoint, arguments.overrides)
     with start_runtime(job.config.precision) as runtime, only_process(job.folder, runtime):
+        runtime.check_equal(
+            job.weights.step,
+            f"{job.config.checkpoint}: the processes found checkpoints of different steps, so it "
+            f"is being written; name a checkpoint file (.pt) of it",
+        )
         missing = _from_main(runtime, lambda: prepare(job, runtime))
         make_videos(job, runtime, missing[runtime.rank :: runtime.world_size])
         runtime.barrier()
@@ -105,8 +121,7 @@ def read_job(path: Path | None, checkpoint: str | None, overrides: Sequence[str]
     weights.run_config(Path(named))  # of this project, before a folder is claimed
     config = load_sampling(path, given, method_class(weights.method_name).Sampling())
     folder = Path(config.output) if config.output else default_folder(Path(named), weights)
-    source = Source(weights.method_name, weights.step, content_hash(weights.networks))
-    return Job(config, folder, source)
+    return Job(config, folder, weights)
 
 
 def default_folder(checkpoint: Path, weights: Weights) -> Path:
@@ -126,24 +141,30 @@ def prepare(job: Job, runtime: Runtime) -> list[int]:
 
 
 def make_videos(job: Job, runtime: Runtime, indices: Sequence[int]) -> None:
-    """Make and write some videos of a job, a batch at a time."""
+    """Make and write some videos of a job, a batch at a time; files are written meanwhile."""
     if not indices:
         return
     config = job.config
-    method, networks, _ = load_for_sampling(Path(config.checkpoint), config.ema, runtime.device)
+    path = Path(config.checkpoint)
+    method, networks, _ = networks_for_sampling(job.weights, path, runtime.device)
+    compiled = _compile(networks, config.compile, runtime, len(indices))
     shared = f" on process 0 of {runtime.world_size}" if runtime.world_size > 1 else ""
-    with VideoProgress(len(indices), f"sampling{shared}", runtime.is_main) as progress:
+    label = f"sampling{shared}"
+    with (
+        VideoProgress(len(indices), label, runtime.is_main) as progress,
+        BackgroundWriter() as writer,
+    ):
         for start in range(0, len(indices), config.batch_size):
             batch = indices[start : start + config.batch_size]
+            # Compiled code is for one size, so a last, smaller batch is filled up.
+            extra = config.batch_size - len(batch) if compiled and start else 0
 
             def report(done: int, steps: int, videos: int = len(batch)) -> None:
                 progress.step(videos, done, steps)
 
-            for index, frames in zip(
-                batch, _generate(method, networks, job, runtime, batch, report), strict=True
-            ):
-                _write_missing(job, index, frames)
-            progress.finish(len(batch))
+            made = [*batch, *[batch[-1]] * extra]
+            videos = _generate(method, networks, job, runtime, made, report)
+            writer.submit(functools.partial(_write_batch, job, batch, videos, progress))
 
 
 def finish(job: Job, runtime: Runtime) -> Path:
@@ -164,18 +185,34 @@ def _generate(
     runtime: Runtime,
     indices: Sequence[int],
     progress: Progress,
-) -> list[Frames]:
-    seeds = [job.config.seed + index for index in indices]
-    noise = VideoNoise(seeds, runtime.device)
+) -> Tensor:
+    """(B, F, 3, H, W) in [-1, 1] on the device, which may still be at work on it."""
+    noise = VideoNoise([job.config.seed + index for index in indices], runtime.device)
     with torch.no_grad(), runtime.autocast():
-        videos = method.sample(networks, noise, job.config.sampling, progress)
-    for seed, video in zip(seeds, videos, strict=True):
+        return method.sample(networks, noise, job.config.sampling, progress)
+
+
+def _write_batch(job: Job, indices: Sequence[int], videos: Tensor, progress: VideoProgress) -> None:
+    """Check and write the first len(indices) of some videos."""
+    for index, video in zip(indices, videos, strict=False):
         if not bool(video.isfinite().all()):
             raise FloatingPointError(
-                f"the video of seed {seed} has pixels that are not finite; try precision=fp32 "
-                f"or an earlier checkpoint"
+                f"the video of seed {job.config.seed + index} has pixels that are not finite; try "
+                f"precision=fp32 or an earlier checkpoint"
             )
-    return [to_frames(video) for video in videos]
+    for index, video in zip(indices, videos, strict=False):
+        _write_missing(job, index, to_frames(video))
+    progress.finish(len(indices))
+
+
+def _compile(networks: Networks, setting: bool | str, runtime: Runtime, videos: int) -> bool:
+    """Compile networks in place where that is asked for or pays; whether it was done."""
+    wanted = videos >= MANY_VIDEOS if setting == "auto" else setting
+    if not wanted or not wants_compiling(setting, runtime.device):
+        return False
+    for network in networks.values():
+        compile_regions(network)
+    return True
 
 
 def _write_missing(job: Job, index: int, frames: Frames) -> None:

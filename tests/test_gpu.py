@@ -13,6 +13,7 @@ from models.codecs.build import CodecConfig
 from models.interface import Batch, VideoNoise
 from models.methods.endora import Endora, EndoraConfig, EndoraSampling, TransformerConfig
 from models.priors.features import PriorConfig
+from tools.training.compiling import compile_regions
 from tools.training.runtime import Runtime
 from tools.training.state import TrainState
 
@@ -74,3 +75,30 @@ def test_videos_are_those_of_a_cpu(method: Endora) -> None:
                 ).cpu()
             )
     torch.testing.assert_close(videos[0], videos[1], atol=2e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("reuse", [0.0, 0.3])
+def test_compiled_sampling_agrees_and_compiles_once(method: Endora, reuse: float) -> None:
+    torch.manual_seed(0)
+    denoiser = method.to(torch.device("cuda")).build_networks()["denoiser"].eval().cuda()  # type: ignore[attr-defined]
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    settings = EndoraSampling(sampler="unipc3", steps=8, reuse=reuse)
+
+    def sample(*seeds: int) -> torch.Tensor:
+        with torch.no_grad():
+            return method.sample({"denoiser": denoiser}, VideoNoise(seeds, "cuda"), settings)
+
+    eager = sample(1, 2)
+    compile_regions(denoiser)
+    torch.testing.assert_close(sample(1, 2), eager, atol=2e-3, rtol=1e-2)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        torch.testing.assert_close(sample(1, 2), eager, atol=2e-3, rtol=1e-2)
+
+
+def test_decoding_in_bfloat16_is_close(method: Endora) -> None:
+    latents = torch.randn(method.latents.batch(3), device="cuda")
+    codec = method.codec.cuda()
+    torch.testing.assert_close(
+        codec.decode(latents, bf16=True), codec.decode(latents), atol=0.02, rtol=0
+    )

@@ -12,7 +12,7 @@ import torch
 
 from models.interface import VideoNoise
 from models.methods.toy import Toy
-from sample import sample
+from sample import job, sample
 from sample.record import content_hash
 
 
@@ -169,6 +169,45 @@ def test_pixels_that_are_not_finite_are_an_error(
     monkeypatch.undo()  # a folder without videos is no obstacle to other settings
     run(weights, tmp_path / "out", "sampling.strength=0.5")
     assert videos(tmp_path / "out")
+
+
+def test_weights_are_read_and_hashed_once(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("read_weights", "content_hash"):
+
+        def counting(
+            *given: object, name: str = name, plain: object = getattr(job, name)
+        ) -> object:
+            calls.append(name)
+            return plain(*given)  # type: ignore[operator]
+
+        monkeypatch.setattr(job, name, counting)
+    run(weights, tmp_path / "out", "count=3", "batch_size=1")
+    assert sorted(calls) == ["content_hash", "read_weights"]
+
+
+def test_compiled_networks_see_one_batch_size(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(job, "compile_regions", compiled.append)
+    monkeypatch.setattr(job, "wants_compiling", lambda setting, device: True)
+    seeds = record_seeds(monkeypatch)
+    run(weights, tmp_path / "plain", "count=5", "batch_size=2", "compile=auto")
+    assert not compiled  # too few videos for it
+    assert seeds == [0, 1, 2, 3, 4]
+    seeds.clear()
+    run(weights, tmp_path / "out", "count=5", "batch_size=2", "compile=true")
+    assert len(compiled) == 1
+    assert seeds == [0, 1, 2, 3, 4, 4]
+    made = videos(tmp_path / "out")
+    assert len(made) == 5
+    for name, video in videos(tmp_path / "plain").items():
+        np.testing.assert_array_equal(made[name], video)
+    with pytest.raises(ValueError, match="compile: true, false or auto"):
+        run(weights, tmp_path / "no", "compile=fast")
 
 
 def test_samples_go_to_a_folder_of_their_step_by_default(weights: Path) -> None:

@@ -80,7 +80,13 @@ def load_for_sampling(
 
     Raises FileNotFoundError or ValueError in one line; see `read_weights`.
     """
-    weights = read_weights(path, ema)
+    return networks_for_sampling(read_weights(path, ema), path, device)
+
+
+def networks_for_sampling(
+    weights: Weights, path: Path, device: torch.device | str = "cpu"
+) -> tuple[Method, dict[str, nn.Module], RunConfig]:
+    """As `load_for_sampling`, of weights that were read before from `path`."""
     config = weights.run_config(path)
     method = build_method(config, training=False).to(torch.device(device))
     networks = method.build_networks()
