@@ -180,7 +180,7 @@ def test_a_server_that_cannot_go_on_starts_anew(tmp_path: Path, network: Network
 def test_a_download_of_something_else_is_thrown_away(tmp_path: Path, network: Network) -> None:
     network.files["first://i3d"] = b"<html>try again later</html>".ljust(len(CONTENT))
     options = WeightsOptions(tmp_path / "cache", allow_download=True)
-    with pytest.raises(MissingWeights, match="first://i3d: sent another file.*404"):
+    with pytest.raises(MissingWeights, match=r"first://i3d: sent another file.*404"):
         find_weights("i3d", options, "FVD")
     assert not (tmp_path / "cache" / KNOWN["i3d"].file).exists()
     network.files["first://i3d"] = CONTENT
