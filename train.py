@@ -18,10 +18,10 @@ from configs.errors import one_line, run_command
 from configs.load import load_run, to_yaml
 from configs.schema import RunConfig
 from datasets.sampling import endless_batches
-from models.interface import Batch
 from models.registry import method_config
 from tools.training.cached import build_for_training
 from tools.training.checkpoints import Checkpoints
+from tools.training.feeding import Feed
 from tools.training.lock import only_process
 from tools.training.logging import RunLog
 from tools.training.previews import preview_if_due
@@ -63,18 +63,18 @@ def train(config: RunConfig) -> int:
             accumulation=settings.accumulation,
             cached_parts=method.cached_names() if config.data.cache else (),
         )
+        feed = Feed(batches, settings.accumulation, runtime.device, stop)
         scores = TrainingScores(config, runtime, state.step)
 
         while state.step < settings.steps and not stop.agreed():
             stop.share()
-            with stop.shielded():
-                rounds = [Batch.of(next(batches)) for _ in range(settings.accumulation)]
-            rounds = [batch.to(runtime.device) for batch in rounds]
+            rounds = feed.take()
             # After the data, for a loader may use up random numbers when it starts.
             reseed(settings.seed, runtime.rank, state.step)
             for phase in method.phases(state.step):
                 log.add(state.take(phase, rounds))
             state.end_step()
+            feed.prepare()
             log.write_if_due(state.step, state.learning_rates())
             checkpoints.save_if_due(state)
             preview_if_due(method, state, runtime, log, stop)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -44,6 +44,13 @@ class EndlessBatches(Iterator[dict[str, Tensor]]):
         self._loaded: Iterator[Loaded] | None = None
 
     def __next__(self) -> dict[str, Tensor]:
+        return as_floats(self.next_stored())
+
+    def next_stored(self) -> dict[str, Tensor]:
+        """The next micro batch with its pixels as uint8: a quarter of the bytes to move.
+
+        Beside a GPU its tensors lie in pinned memory, from which copies run by themselves.
+        """
         if self._loaded is None:
             self._loaded = self._start()
         batch = next(self._loaded)
@@ -51,7 +58,7 @@ class EndlessBatches(Iterator[dict[str, Tensor]]):
             self.close()
             raise batch.error()
         self._sampler.first += 1
-        return {key: _as_float(value) for key, value in batch.items()}
+        return batch
 
     def close(self) -> None:
         """End the worker processes. Asked for more, they start anew and go on."""
@@ -67,6 +74,7 @@ class EndlessBatches(Iterator[dict[str, Tensor]]):
             prefetch_factor=2 if workers else None,
             worker_init_fn=_begin_worker,
             collate_fn=_unchanged,
+            pin_memory=torch.cuda.is_available(),
             # The loader draws a seed when it starts; not from the numbers that training uses.
             generator=torch.Generator(),
         )
@@ -96,6 +104,11 @@ def endless_batches(
     dataset = CachedClips(data, clip, cached_parts) if data.cache else ClipDataset(data, clip)
     sampler = MicroBatches(batch_size, rank, world_size, first_step * accumulation)
     return EndlessBatches(dataset, sampler, seed)
+
+
+def as_floats(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same micro batch, on whatever device, with float32 pixels in [-1, 1]."""
+    return {k: to_float(v) if v.dtype == torch.uint8 else v for k, v in batch.items()}
 
 
 class MicroBatches(Sampler[list[int]]):
@@ -182,10 +195,3 @@ def _begin_worker(_worker: int) -> None:
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _as_float(values: Tensor) -> Tensor:
-    """Pixels as float32 in [-1, 1], ready for a copy to the GPU beside the computation."""
-    if values.dtype == torch.uint8:
-        values = to_float(values)
-    return values.pin_memory() if torch.cuda.is_available() else values
