@@ -34,6 +34,7 @@ MADE = (  # all that a clean start removes from the demo's folder
     *("metrics", "cache"),
     *("report.html", "contact_sheet.png", "samples.gif", STATE_NAME),
 )
+FAMILIES = ("untrained", "efficientnet")  # features that need no download, for the scores
 CODE = ("configs", "datasets", "diffusion", "models", "sample", "tools")
 CODE_ENDINGS = (".py", ".yaml", ".css", ".safetensors")
 
@@ -90,8 +91,11 @@ def stages(plan: Plan) -> list[Stage]:
             Stage("sample that", _sample(plan, scratch, scratch_samples)),
         ]
         report += ["--compare-run", scratch, "--compare-samples", scratch_samples]
-    found.append(Stage("score the samples", _score(plan, samples, scratch_samples)))
-    report += ["--metrics", str(plan.folder / "metrics")]
+    found += [
+        Stage("score the samples", _score(plan, "untrained", "fvd,fid,fvd_frozen,memorisation", 4)),
+        Stage("score them by image features", _score(plan, "efficientnet", "fvd,fid", 2)),
+    ]
+    report += ["--metrics", *(str(plan.folder / "metrics" / family) for family in FAMILIES)]
     report += ["--frames", frames, "--stages", str(plan.folder / STATE_NAME)]
     report += ["--title", "Endora demo", "--output", str(plan.folder / "report.html")]
     return [*found, Stage("write the report", report)]
@@ -208,19 +212,19 @@ def _sample(plan: Plan, run: str, output: str) -> list[str]:
     return ["-m", "sample.sample", "--checkpoint", run, *settings]
 
 
-def _score(plan: Plan, samples: str, scratch_samples: str) -> list[str]:
-    """Both sets of samples against the clips they learned from, with features of no training."""
-    sets, names = [samples], ["continued"]
-    if plan.scratch:
-        sets, names = [*sets, scratch_samples], [*names, "scratch"]
+def _score(plan: Plan, family: str, metrics: str, clips: int) -> list[str]:
+    """The samples against clips of the videos they learned from, by features of no paper."""
+    sets = {"continued": plan.folder / "samples", "scratch": plan.folder / "scratch_samples"}
+    if not plan.scratch:
+        del sets["scratch"]
     clip = merge_sources(plan.config, ())["clip"]
-    # Several clips of each video, for there are few videos; both sides at the size they have.
+    # Several clips of each video, for there are few videos; pixels at the size they have.
     changes = [f"clip_frames={clip['frames']}", f"frame_size={clip['size']}"]
-    changes.append("clips_per_real_video=4")
+    changes += [f"clips_per_real_video={clips}", "max_real_frames=128", "max_fake_frames=64"]
     return [
-        *("metrics.py", "--model_path", *sets, "--names", *names, "--extractor", "untrained"),
-        *("--metrics", "fvd,fid,fvd_frozen,memorisation", "--set", *changes),
-        *("--cache", str(plan.folder / "cache"), "--output", str(plan.folder / "metrics")),
+        *("metrics.py", "--model_path", *map(str, sets.values()), "--names", *sets),
+        *("--extractor", family, "--metrics", metrics, "--set", *changes),
+        *("--cache", str(plan.folder / "cache"), "--output", str(plan.folder / "metrics" / family)),
     ]
 
 

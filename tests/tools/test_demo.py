@@ -95,9 +95,11 @@ def test_the_stages_name_files_that_exist_and_end_with_the_report(root: Path) ->
     )
     todo = demo.stages(plan)
     assert "runs/demo/report.html" in todo[-1].command
-    scoring = todo[-2].command
-    assert scoring[:3] == ["metrics.py", "--model_path", "runs/demo/samples"]
-    assert "clip_frames=8" in scoring  # as the model has them
+    for scoring, family in zip(todo[-3:-1], demo.FAMILIES, strict=True):
+        assert scoring.command[:3] == ["metrics.py", "--model_path", "runs/demo/samples"]
+        assert family in scoring.command
+        assert "clip_frames=8" in scoring.command  # as the model has them
+        assert f"runs/demo/metrics/{family}" in todo[-1].command
     for stage in todo:
         program = stage.command[1] if stage.command[0] == "-m" else stage.command[0]
         file = program if program.endswith(".py") else f"{program.replace('.', '/')}.py"

@@ -29,8 +29,8 @@ MOST_CLIPS = 64  # of one video; of a longer one they overlap by less
 MOST_FRAMES = 1500  # of a training video that a clip is laid over, around the nearest window
 CHUNK = 64  # frames in memory at full size
 
-SHOWN = 8  # frames of a clip
-SIDE, MARGIN, LABEL = 96, 4, 34  # pixels
+SHOWN = 6  # frames of a clip
+SIDE, MARGIN, LABEL = 96, 4, 40  # pixels
 BACKGROUND, INK, FAINT, ALARM = (24, 24, 26), (236, 233, 228), (165, 160, 155), (255, 150, 120)
 
 
@@ -181,18 +181,17 @@ def _title(found: Memorisation) -> list[str]:
     quantiles = ", ".join(f"{100 * q:g} %: {found.threshold(q):.3f}" for q in (0.01, 0.05, 0.5))
     lines = [
         "Closest pairs: generated clip above, nearest training clip below",
-        f"distances between training videos: {quantiles}   ({found.extractor})",
+        f"distances between training videos: {quantiles}",
     ]
-    return [*lines, found.caveat] if found.caveat else lines
+    return [*lines, found.caveat or found.extractor]
 
 
 def _labels(pair: Pair, alarm: bool) -> tuple[str, str]:
     mirrored = pair.match.flipped if pair.match else pair.flipped
     pixels = f"   pixels: correlation {pair.match.correlation:.2f}" if pair.match else ""
+    others = f"{1 - pair.quantile:.0%} of" if pair.quantile else "all"
     first = "COPY   " if alarm else ""
-    first += (
-        f"distance {pair.distance:.3f}, nearer than {1 - pair.quantile:.1%} of training{pixels}"
-    )
+    first += f"distance {pair.distance:.3f}, nearer than {others} training pairs{pixels}"
     frames = pair.match.frames if pair.match else pair.training_window
     where = f"{frames[0]}-{frames[-1]}" if frames else "?"
     second = f"{pair.generated}  /  {pair.training}, frames {where}"
@@ -260,4 +259,4 @@ def _by_name(sources: Sequence[Source]) -> dict[str, Source]:
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(12)
+    return ImageFont.load_default(14)

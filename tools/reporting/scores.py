@@ -14,8 +14,8 @@ from tools.reporting import page
 
 TOO_FEW = "!"  # beside a value from too few videos
 NOTE = (
-    "What metrics.py finds when it compares both sets of samples with the training clips. The "
-    "floor is the same score of training clips against other training clips."
+    "What metrics.py finds when it compares the samples with the training clips. The floor "
+    "is the same score of training clips against other training clips."
 )
 
 
