@@ -1,0 +1,1 @@
+"""How fast the project is: what `tools.sampling_study` measures."""
