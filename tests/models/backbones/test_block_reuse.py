@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from configs.shapes import VideoShape
 from models.backbones.block_reuse import BlockReuse, computed_steps, modulation_changes
@@ -83,3 +84,19 @@ def test_changes_are_those_of_modulated_normal_tokens() -> None:
     torch.testing.assert_close(torch.tensor(found), measured.sqrt(), rtol=0.02, atol=1e-6)
     assert found[2] == 0
     assert found != modulation_changes(transformer, timesteps, label=None)
+
+
+@torch.no_grad()
+def test_reuse_compiles_no_more_than_its_first_step() -> None:
+    transformer = random_transformer()
+    counter = CompileCounter()
+    for block in (*transformer.spatial, *transformer.temporal, transformer.final):
+        block.compile(backend=counter, fullgraph=True, dynamic=False)
+    timestep = torch.tensor([500] * 2)
+    transformer(noisy(0), timestep)
+    once = counter.frame_count
+    assert once >= 2
+    reusing = BlockReuse(transformer, [True, False, False, True, False, True])
+    found = [reusing(noisy(step), timestep).prediction for step in range(6)]
+    assert counter.frame_count == once
+    torch.testing.assert_close(found[5], random_transformer()(noisy(5), timestep).prediction)
