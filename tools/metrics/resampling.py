@@ -33,7 +33,8 @@ HELD = 2**25  # entries of the videos' second moments that are held at a time: 2
 PRODUCTS = 2**27  # most inner products that are held: 1 GB
 MANY_ROWS = 4  # of a video, from which on its second moments are shared by a batch of resamples
 ROWS = 4096  # samples that are in float64 at a time
-NOISE = 1e-12  # of the largest eigenvalue, or of the trace
+NOISE = 1e-12  # of the largest eigenvalue, or of the mean square
+TINY = 1e-200  # divides zeros
 EIGENVALUES = 4  # operations per width^3, the time of `eigvalsh` in that of a matrix product
 
 
@@ -159,9 +160,11 @@ def _by_covariances(
     for batch in torch.arange(len(first.rows)).chunk(_batches(len(first.rows), len(centre))):
         covariances = _covariances(real, first, batch, centre)
         others = _covariances(fake, second, batch, centre)
-        for covariance, other in zip(covariances, others, strict=True):
-            # A little more on the diagonal lets covariances of any rank have a factor.
-            covariance.diagonal().add_(NOISE * covariance.trace() + torch.finfo().tiny)
+        squares = first.traces[batch].clamp(min=0) + first.means[batch].square().sum(1)
+        for covariance, other, square in zip(covariances, others, squares, strict=True):
+            # More on the diagonal than rounding took away when the mean was subtracted: then
+            # covariances of any rank have a factor.
+            covariance.diagonal().add_(NOISE * square + TINY)
             factor = torch.linalg.cholesky(covariance)
             overlaps.append(_root_trace(factor.T @ other @ factor))
     return torch.stack(overlaps)
@@ -213,7 +216,7 @@ def _second_moments_by_video(side: Side, weights: Tensor, centre: Tensor) -> Ten
 def _root_trace(matrix: Tensor) -> Tensor:
     """Trace of the root of a positive matrix, without the roots of what is rounding noise."""
     eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)
-    faded = (eigenvalues + NOISE * eigenvalues[-1] + torch.finfo().tiny).sqrt()
+    faded = (eigenvalues + NOISE * eigenvalues[-1] + TINY).sqrt()
     return (eigenvalues / faded).sum()
 
 

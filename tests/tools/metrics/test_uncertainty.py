@@ -119,6 +119,20 @@ def test_dimensions_without_spread_do_no_harm(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(found, slow_distances(real, fake, times, 1), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("way", ["products", "covariances"])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3, 1e4 / 3])
+def test_videos_without_any_spread_have_no_deviation(
+    value: float, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampling, "_products_are_cheaper", lambda *_: way == "products")
+    real, fake = features_of(torch.full((8, 3), value), 1), features_of(torch.zeros(10, 3), 5)
+    times = drawn(8, 5, 0), drawn(2, 5, 1)
+    found = weighted_distances(Side(real), Side(fake), *times, ddof=1)
+    expected = torch.full((5,), 3 * float(real.values[0, 0]) ** 2).double()
+    torch.testing.assert_close(found, expected)
+    assert frechet_deviation(real, fake).value == pytest.approx(0, abs=1e-9 * (1 + value**2))
+
+
 @pytest.mark.parametrize(("rows", "width"), [(1, 60), (3, 6), (6, 6)])
 def test_the_deviation_is_that_of_a_plain_bootstrap(rows: int, width: int) -> None:
     real, fake = videos(25, rows, width), videos(20, rows, width, mean=0.5, seed=1)
