@@ -326,6 +326,13 @@ class _Evaluation:
             fingerprint=extractor.fingerprint,
             comparable=extractor.comparable,
             caveat=caveat_of(extractor),
+            publishable=cautions.is_publishable(
+                MEMORISATION,
+                len(copies.reference),
+                len(copies.pairs),
+                min(copies.training_videos, copies.generated_videos),
+                0,
+            ),
             extra={
                 "verdict": copies.verdict(),
                 "chance_without_copying": copies.chance,
