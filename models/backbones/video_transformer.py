@@ -49,7 +49,7 @@ class VideoTransformer(nn.Module):
         interlaced: bool = True,
         classes: int = 0,
         class_dropout: float = 0.1,
-        checkpointing: bool = False,
+        checkpointing: bool | str = False,
     ) -> None:
         super().__init__()
         if depth % 2:
@@ -58,7 +58,6 @@ class VideoTransformer(nn.Module):
             )
         self.latents = latents
         self.patch = patch
-        self.checkpointing = checkpointing
         self.tokens = latents.downscale(patch, width)
         self.patch_embedding = nn.Conv2d(latents.channels, width, patch, stride=patch)
         self.timestep_embedding = TimestepEmbedding(width)
@@ -70,6 +69,7 @@ class VideoTransformer(nn.Module):
             TemporalBlock(*sizes, frames=latents.frames) for _ in range(pairs)
         )
         self.order = block_order(pairs, interlaced)
+        self._choose_recomputed(checkpointing)
         self.final = FinalLayer(width, patch * patch * 2 * latents.channels)
         grid = grid_table(width, self.tokens.height, self.tokens.width)
         self.register_buffer("grid_positions", grid, persistent=False)
@@ -133,14 +133,14 @@ class VideoTransformer(nn.Module):
         time_is_known = False
         for kind, pair in self.order:
             if kind == "spatial":
-                tokens = self._run(self.spatial[pair], tokens, conditioning)
+                tokens = self._run(pair, self.spatial[pair], tokens, conditioning)
                 if pair in feature_pairs:
                     features[pair] = tokens
             else:
                 if not time_is_known:
                     tokens = tokens + self._frame_positions(tokens.shape[1])
                     time_is_known = True
-                tokens = self._run(self.temporal[pair], tokens, conditioning)
+                tokens = self._run(pair, self.temporal[pair], tokens, conditioning)
         return tokens, [features[pair] for pair in feature_pairs]
 
     def predict(self, tokens: Tensor, conditioning: Tensor) -> Tensor:
@@ -159,8 +159,16 @@ class VideoTransformer(nn.Module):
         """Positions of the F frames, and zeros for the images after them: (count, 1, D)."""
         return F.pad(self.frame_positions, (0, 0, 0, count - self.latents.frames))[:, None]
 
-    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
+    def _choose_recomputed(self, checkpointing: bool | str) -> None:
+        """Which activations the backward pass computes again; see `TransformerConfig`."""
+        pairs = len(self.spatial)
+        chosen = {True: range(pairs), "half": range(0, pairs, 2)}
+        self.recomputed = set(chosen.get(checkpointing, ()))  # numbers of whole pairs
+        for block in (*self.spatial, *self.temporal):
+            block.recompute_mlp = checkpointing == "mlp"
+
+    def _run(self, pair: int, block: nn.Module, *inputs: Any) -> Tensor:
+        if pair in self.recomputed and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
         return block(*inputs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.layers.attention import Attention
 
@@ -54,6 +55,7 @@ class ModulatedBlock(nn.Module):
         self.attention = Attention(width, heads)
         self.mlp = Mlp(width, int(mlp_ratio * width))
         self.modulation = Modulation(width, 6)
+        self.recompute_mlp = False  # in training: its hidden layer is most of a block's memory
 
     def update(self, tokens: Tensor, conditioning: Tensor, *, over_time: bool) -> Tensor:
         """Both residual steps. Only what attention reads is brought into its order of axes."""
@@ -65,7 +67,11 @@ class ModulatedBlock(nn.Module):
             mixed = self.attention(given)
         tokens = torch.addcmul(tokens, gate, mixed)
         given = torch.addcmul(mlp_shift, self.norm(tokens), 1 + mlp_scale)
-        return torch.addcmul(tokens, mlp_gate, self.mlp(given))
+        if self.recompute_mlp and torch.is_grad_enabled():
+            added = checkpoint(self.mlp, given, use_reentrant=False, preserve_rng_state=False)
+        else:
+            added = self.mlp(given)
+        return torch.addcmul(tokens, mlp_gate, added)
 
 
 class SpatialBlock(ModulatedBlock):

@@ -58,7 +58,9 @@ class TransformerConfig:
     interlaced: bool = True  # alternate spatial and temporal blocks; false: all spatial first
     classes: int = 0  # class labels; 0 is an unconditional model
     class_dropout: float = 0.1  # probability that training hides the label
-    checkpointing: bool = False  # recompute activations: less memory, about a third more time
+    # Activations that the backward pass computes again. true: all, for about a third more time;
+    # half: those of every second pair of blocks; mlp: those inside the MLPs, for a tenth more.
+    checkpointing: bool | str = False
 
     def __post_init__(self) -> None:
         for name in ("patch", "depth", "width", "heads"):
@@ -72,6 +74,10 @@ class TransformerConfig:
         require(
             width % heads == 0 and width % 4 == 0,
             f"method.transformer.width: a multiple of 4 and of the {heads} heads, got {width}",
+        )
+        require(
+            self.checkpointing in (True, False, "half", "mlp"),
+            f"method.transformer.checkpointing: true, false, half or mlp, got {self.checkpointing}",
         )
         require(self.classes >= 0, f"method.transformer.classes: 0 or more, got {self.classes}")
         require(
