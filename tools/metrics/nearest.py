@@ -11,7 +11,9 @@ from torch import Tensor
 from tools.metrics.features import Features
 
 BLOCK = 2**22  # distances in memory at once
-LEAST_SPREAD = 0.01  # of a feature's deviation, as a share of the median one: below it is noise
+# Of a feature's deviation, as a share of the median one: features that hardly vary in few training
+# videos would make everything new look far away, and compression too.
+LEAST_SPREAD = 0.25
 
 
 @dataclass(frozen=True)
