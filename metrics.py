@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,8 +174,9 @@ def default_output(generated: Sequence[Generated], arguments: argparse.Namespace
     kind = f"{Path(arguments.protocol).stem}-{arguments.extractor}"
     several = f"-and-{len(generated) - 1}-more" if len(generated) > 1 else ""
     run = run_folder(generated[0])
-    if run is not None and Path(run) in first.absolute().parents:
-        return Path(os.path.relpath(run)) / "metrics" / f"{first.name}{several}-{kind}"
+    for parent in first.parents:  # as the user spelt it
+        if str(parent.absolute()) == run:
+            return parent / "metrics" / f"{first.name}{several}-{kind}"
     return first.parent / f"{first.name}{several}-metrics-{kind}"
 
 

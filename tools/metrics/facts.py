@@ -31,7 +31,9 @@ def facts_of(name: str, videos: VideoSet, found: Extraction) -> SetFacts:
             "lengths": {str(frames): n for frames, n in sorted(found.lengths.items())},
             "samples": {each: len(features) for each, features in found.features.items()},
             "reused_from_cache": found.reused,
-            "record": dict(videos.record) if videos.record else None,
+            "record": {
+                key: value for key, value in (videos.record or {}).items() if key != "videos"
+            },
         },
     )
 

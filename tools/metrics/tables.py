@@ -256,8 +256,8 @@ def _reading(result: Result) -> str:
     }
     if halves:
         text += (
-            f" Floor: disjoint halves of the real videos ({min(halves)} each) against each other, the"
-            " score of real videos at that number; with more videos Fréchet distances get smaller."
+            f" Floor: disjoint halves of the real videos ({min(halves)} each) against each other,"
+            " the score of real videos at that number; more videos make Fréchet distances smaller."
         )
     return text.strip()
 
