@@ -58,6 +58,38 @@ def test_compiled_and_eager_steps_agree(method: Endora) -> None:
     assert compiled == pytest.approx(eager, rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("compile", [False, True])
+def test_no_step_waits_for_the_device(method: Endora, compile: bool) -> None:
+    """After the first steps, which compile and copy tables, any waiting is an error."""
+    device = torch.device("cuda")
+    settings = TrainConfig(clip_norm=0.1, compile=compile, accumulation=2)
+    state = TrainState(method.to(device), settings, Runtime(device, bf16=True))  # type: ignore[arg-type]
+    batch = Batch(torch.zeros(SHAPE.batch(4)), torch.zeros(4, 2, 3, 32, 32)).to(device)
+    for step in range(6):
+        torch.cuda.set_sync_debug_mode("default" if step < 3 else "error")
+        try:
+            state.take(method.phases(step)[0], [batch, batch])
+            state.end_step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    state.settle()
+
+
+def test_a_step_that_is_not_finite_changes_no_weight_and_is_told_one_step_later(
+    method: Endora,
+) -> None:
+    device = torch.device("cuda")
+    state = TrainState(method.to(device), TrainConfig(), Runtime(device))  # type: ignore[arg-type]
+    before = [p.detach().clone() for p in state.networks["denoiser"].parameters()]
+    batch = Batch(torch.full(SHAPE.batch(1), float("nan")), torch.zeros(1, 2, 3, 32, 32))
+    state.take(method.phases(0)[0], [batch.to(device)])
+    after = state.networks["denoiser"].parameters()
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    with pytest.raises(FloatingPointError, match=r"step 0.*check the files"):
+        state.state()
+
+
 def test_videos_are_those_of_a_cpu(method: Endora) -> None:
     torch.manual_seed(0)
     denoiser = method.build_networks()["denoiser"].eval()

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import shutil
+import warnings
 from importlib.util import find_spec
 
 import torch
@@ -38,7 +39,7 @@ def missing_tool(device_type: str) -> str | None:
     return f"no compiler found ({' or '.join(usual)}, or what the variable {variable} names)"
 
 
-def compile_regions(network: nn.Module) -> None:
+def compile_regions(network: nn.Module, backend: str = "inductor") -> None:
     """Compile a network in place; parameters and their names stay as they are.
 
     Modules whose class says `compiled_alone` are compiled each for itself, without graph breaks
@@ -46,13 +47,15 @@ def compile_regions(network: nn.Module) -> None:
     compiles as fast as one of 2, and gradients are exchanged block by block. A network without
     such modules is compiled as a whole.
     """
+    # Of the compiler's own look at its inputs; nobody else needs that attribute.
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     # A block is small enough; split further, it would lose what compiling fuses.
     torch._dynamo.config.optimize_ddp = False
     regions = [module for module in network.modules() if getattr(module, "compiled_alone", False)]
     for region in regions:
-        region.compile(fullgraph=True, dynamic=False)
+        region.compile(fullgraph=True, dynamic=False, backend=backend)
     if not regions:
-        network.compile()
+        network.compile(backend=backend)
 
 
 @functools.cache

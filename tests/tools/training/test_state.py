@@ -219,7 +219,7 @@ def test_a_frozen_parameter_stays_frozen() -> None:
 
 def test_compiling_leaves_the_names_of_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **how: compiled.append(module))
     _, plain = make()
     _, state = make(compile=True)
     assert compiled == list(state.networks.values())
