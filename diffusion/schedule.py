@@ -61,9 +61,16 @@ class NoiseSchedule:
         """Half the logarithm of the signal-to-noise ratio, log(signal / noise): (T,), falling."""
         return (self.signal / self.noise).log()
 
-    def draw_levels(self, count: int, device: torch.device) -> Tensor:
-        """Levels for `count` items, uniform over 0..T-1: (B,) int64."""
-        return torch.randint(0, len(self), (count,), device=device)
+    def draw_levels(self, count: int, device: torch.device, *, stratified: bool = False) -> Tensor:
+        """Levels for `count` items, each uniform over 0..T-1: (B,) int64.
+
+        `stratified` levels are not independent: one comes from each of B equal parts of the
+        range, in random order.
+        """
+        if not stratified:
+            return torch.randint(0, len(self), (count,), device=device)
+        places = torch.randperm(count, device=device) + torch.rand(count, device=device)
+        return (places * (len(self) / count)).long().clamp(max=len(self) - 1)
 
     def add_noise(self, start: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Draw from q(x_t | x_0): sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise.

@@ -16,6 +16,8 @@ class CodecConfig:
     name: Literal["autoencoder", "tiny", "trained", "pixels"] = "autoencoder"
     weights: str | None = "stabilityai/sd-vae-ft-mse"  # hub name, folder or file; pixels: none
     stride: int = 8  # side of a cell in pixels; read only by the codec `pixels`
+    # bf16 takes half the time of fp32 and moves latents by about a hundredth of their spread.
+    encode: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -25,6 +27,7 @@ class CodecConfig:
 def build_codec(config: CodecConfig) -> Codec:
     """The frozen codec, in evaluation mode. Raises ValueError or FileNotFoundError."""
     codec = _build(config)
+    codec.encodes_in_bf16 = config.encode == "bf16"
     return codec.eval().requires_grad_(False)
 
 

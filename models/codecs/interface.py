@@ -24,12 +24,14 @@ class Codec(nn.Module):
     """Encodes videos frame by frame. Frozen: parameters never receive gradients.
 
     `stride` is the side of a latent cell in pixels, `channels` the latent channels, `chunk` the
-    number of frames encoded or decoded at once, which bounds memory.
+    number of frames encoded or decoded at once, which bounds memory; `encodes_in_bf16` rounds the
+    latents by about a hundredth of their spread, in half the time.
     """
 
     stride: int
     channels: int
     chunk: int = 64
+    encodes_in_bf16: bool = False
 
     def encode(self, frames: Tensor) -> Tensor:
         """Pixels (B, F, 3, H, W) in [-1, 1] -> latents (B, F, C, h, w) of about unit variance.
@@ -43,8 +45,9 @@ class Codec(nn.Module):
     def encode_moments(self, images: Tensor) -> Moments:
         """Images (N, 3, H, W) in [-1, 1] -> mean and log-variance of their latents, (N, C, h, w)
         float32 both; the latter is none where the codec does not draw."""
-        with _exact(images):
-            pieces = [self.encode_images(piece) for piece in images.float().split(self.chunk)]
+        kind = images.device.type
+        with _exact(images), torch.autocast(kind, torch.bfloat16, enabled=self.encodes_in_bf16):
+            pieces = [_floats(self.encode_images(p)) for p in images.float().split(self.chunk)]
         variances = [variance for _, variance in pieces if variance is not None]
         return torch.cat([mean for mean, _ in pieces]), torch.cat(variances) if variances else None
 
@@ -106,6 +109,11 @@ def draw_latents(mean: Tensor, log_variance: Tensor | None) -> Tensor:
         noise = torch.cat([torch.randn(piece.shape, device=mean.device) for piece in pieces])
         drawn = mean + torch.exp(0.5 * log_variance.float()) * noise.unflatten(0, mean.shape[:2])
         return drawn.contiguous()
+
+
+def _floats(moments: Moments) -> Moments:
+    mean, log_variance = moments
+    return mean.float(), None if log_variance is None else log_variance.float()
 
 
 @contextlib.contextmanager

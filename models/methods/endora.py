@@ -106,6 +106,11 @@ class EndoraConfig(MethodConfig):
     # noise). 0 is the paper's; more makes detail hold still sooner, as it comes from one noise.
     shared_noise: float = 0.0
 
+    # How the noise levels of a micro batch of B items are drawn: each by itself, or one from each
+    # of B equal strata. The expected loss is the same; its variance is a quarter with 5 items,
+    # and that of the gradient a third less with 8 (measured on the demo's model).
+    timesteps: Literal["uniform", "stratified"] = "uniform"
+
     def __post_init__(self) -> None:
         require(
             0 <= self.shared_noise < 1,
@@ -198,11 +203,13 @@ class Endora(Method):
     adjustable = frozenset(
         {
             "codec.weights",  # a folder may move
+            "codec.encode",
             "prior.weights",
             "prior.weight",
             "prior.until_step",
             "transformer.checkpointing",
             "transformer.class_dropout",
+            "timesteps",
         }
     )
     config: EndoraConfig
@@ -279,7 +286,12 @@ class Endora(Method):
         codec, prior = self.config.codec, self.config.prior
         stride = codec.stride if codec.name == "pixels" else None
         identity: dict[str, Any] = {
-            "codec": {"name": codec.name, "weights": codec.weights, "stride": stride}
+            "codec": {
+                "name": codec.name,
+                "weights": codec.weights,
+                "stride": stride,
+                "encode": codec.encode,
+            }
         }
         if self.guided:
             kept = {"name", "weights", "layers", "normalize"}
@@ -303,7 +315,9 @@ class Endora(Method):
         """Predict the noise in the latents, and keep the features close to the prior's."""
         self._check_labels(batch.labels)
         latents, prior = self._encoded(batch, guided=prior_weight > 0)
-        level = self.schedule.draw_levels(len(latents), latents.device)
+        level = self.schedule.draw_levels(
+            len(latents), latents.device, stratified=self.config.timesteps == "stratified"
+        )
         noise = self._mixed(torch.randn_like(latents))
         noisy = self.schedule.add_noise(latents, noise, level)
 

@@ -31,6 +31,20 @@ def test_the_ends_are_clean_and_pure_noise(schedule: NoiseSchedule) -> None:
     assert (schedule.signal_squared.diff() < 0).all()
 
 
+def test_stratified_levels_come_one_from_each_part_of_the_range(schedule: NoiseSchedule) -> None:
+    torch.manual_seed(0)
+    count = 5
+    drawn = [schedule.draw_levels(count, torch.device("cpu"), stratified=True) for _ in range(2000)]
+    levels = torch.stack(drawn)  # (draws, B)
+    assert (levels.sort().values // (1000 // count) == torch.arange(count)).all()
+    assert levels.min() < 5
+    assert 995 <= levels.max() < 1000
+    # Every item by itself is still uniform: it is not always in the same part.
+    parts = torch.stack([(levels // 200 == part).float().mean(0) for part in range(count)])
+    torch.testing.assert_close(parts, torch.full((count, count), 0.2), atol=0.04, rtol=0)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
 def test_posterior_agrees_with_bayes(schedule: NoiseSchedule) -> None:
     """q(x_{t-1} | x_t, x_0) from the product of q(x_t | x_{t-1}) and q(x_{t-1} | x_0)."""
     t, start, noisy = 400, torch.tensor([0.7]), torch.tensor([-0.2])

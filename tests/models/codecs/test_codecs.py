@@ -112,6 +112,16 @@ def test_decoding_in_bfloat16_is_close_and_float32(tmp_path: Path) -> None:
         assert torch.equal(codec.decode(latents), exact)
 
 
+def test_encoding_in_bfloat16_is_a_choice_and_close(tmp_path: Path) -> None:
+    settings = CodecConfig(name="trained", weights=trained_file(tmp_path)[0])
+    exact = build_codec(settings).encode(videos())
+    settings.encode = "bf16"
+    quick = build_codec(settings).encode(videos())
+    assert quick.dtype == torch.float32
+    assert not torch.equal(quick, exact)
+    assert (quick - exact).square().mean().sqrt() < 0.02 * exact.std()
+
+
 def test_the_real_tiny_autoencoder_reconstructs_real_clips(shared: Path) -> None:
     from datasets.video_io import read_frames
 
