@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +13,8 @@ from tools.metrics.features import FeatureExtractor
 
 Outputs = dict[str, Tensor]
 Windows = Sequence[Sequence[int]]
+
+MOST_WAITING = 2  # batches of clips that may wait for a batch without a gap
 
 
 class VideoRows:
@@ -29,9 +31,9 @@ class VideoRows:
         self.missing -= 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Waiting:
-    """One clip of a batch that is not yet full."""
+    """One clip that has not been through the extractor."""
 
     video: str
     row: int
@@ -41,9 +43,10 @@ class _Waiting:
 class Batches:
     """One extractor, given clips one by one.
 
-    Every batch has the same number of clips, the last one filled up with copies: then the
-    features of a clip do not depend on how many others are left, so not on a stop and a resume
-    or on the number of processes.
+    The last digit of a matrix product may depend on the shape of a batch and on the place in it.
+    So every batch has the same number of clips, and every clip its own place: then its features do
+    not depend on which others came with it, so not on the number of workers or processes, nor on
+    a stop and a resume. Places for which no clip waits are filled with copies.
     """
 
     def __init__(
@@ -58,37 +61,45 @@ class Batches:
         self.batch_size = batch_size
         self.device = device
         self.finished = finished
-        self.waiting: list[_Waiting] = []
+        self.places: list[deque[_Waiting]] = [deque() for _ in range(batch_size)]
+        self.waiting = 0
         self.videos: dict[str, VideoRows] = {}
+        self.first: dict[str, int] = {}
 
-    def begin(self, video: str, rows: int) -> None:
-        """Expect so many clips of a video."""
+    def begin(self, video: str, first: int, rows: int) -> None:
+        """Expect `rows` clips of a video, of which the first is number `first` of the set."""
         self.videos[video] = VideoRows(rows, self.extractor.outputs)
+        self.first[video] = first
 
     def add(self, video: str, row: int, clip: Tensor) -> None:
-        """One clip (F, 3, H, W) uint8."""
-        if self.waiting and self.waiting[0].clip.shape != clip.shape:
-            self.flush()
-        self.waiting.append(_Waiting(video, row, clip))
-        if len(self.waiting) == self.batch_size:
-            self.flush()
+        """Clip number `row` of a video, (F, 3, H, W) uint8."""
+        place = (self.first[video] + row) % self.batch_size
+        self.places[place].append(_Waiting(video, row, clip))
+        self.waiting += 1
+        if self.waiting >= MOST_WAITING * self.batch_size or all(self.places):
+            self._run()
 
     def flush(self) -> None:
-        """Put the clips that wait through the extractor."""
-        if not self.waiting:
-            return
-        waiting, self.waiting = self.waiting, []
-        clips = [each.clip for each in waiting]
-        clips += [clips[-1]] * (self.batch_size - len(clips))
-        values = self._features(torch.stack(clips), waiting)
-        for place, each in enumerate(waiting):
+        """Put all clips that wait through the extractor."""
+        while self.waiting:
+            self._run()
+
+    def _run(self) -> None:
+        batch = [queue.popleft() if queue else None for queue in self.places]
+        present = [each for each in batch if each is not None]
+        self.waiting -= len(present)
+        clips = torch.stack([(each or present[0]).clip for each in batch])
+        values = self._features(clips, [each.video if each else None for each in batch])
+        for place, each in enumerate(batch):
+            if each is None:
+                continue
             rows = self.videos[each.video]
             rows.put(each.row, values, place)
             if not rows.missing:
-                del self.videos[each.video]
+                del self.videos[each.video], self.first[each.video]
                 self.finished(each.video, rows.outputs)
 
-    def _features(self, clips: Tensor, waiting: Sequence[_Waiting]) -> Outputs:
+    def _features(self, clips: Tensor, videos: Sequence[str | None]) -> Outputs:
         name = self.extractor.name
         try:
             with torch.inference_mode():
@@ -103,10 +114,11 @@ class Batches:
             expected = (self.batch_size, self.extractor.outputs[key])
             if tuple(output.shape) != expected:
                 raise RuntimeError(f"{name}: {key} of shape {tuple(output.shape)}, not {expected}")
-            bad = (~output[: len(waiting)].isfinite()).any(dim=1).nonzero().flatten().tolist()
-            if bad:
+            bad = (~output.isfinite()).any(dim=1).nonzero().flatten().tolist()
+            named = [videos[place] for place in bad if videos[place] is not None]
+            if named:
                 raise ValueError(
-                    f"{waiting[bad[0]].video}: its {key} by {name} are not finite; the weights of "
+                    f"{named[0]}: its {key} by {name} are not finite; the weights of "
                     f"{name} may be damaged"
                 )
         return values
@@ -116,14 +128,12 @@ class Assembly:
     """The frames of one video on their way into clips; holds no more of them than are needed."""
 
     def __init__(self, video: str, wanted: Sequence[tuple[Batches, Windows]]) -> None:
-        """Inputs: for each extractor the windows, ordered by their start, all of one length."""
+        """Inputs: for each extractor, which expects them, the windows, ordered by their start."""
         self.video = video
         self.wanted = wanted
         self.due = [0] * len(wanted)  # the next window of each extractor
         self.held: dict[int, Tensor] = {}
         self.uses = Counter(k for _, windows in wanted for window in windows for k in window)
-        for batches, windows in wanted:
-            batches.begin(video, len(windows))
 
     def add(self, indices: Sequence[int], frames: Tensor) -> None:
         """More frames, later ones than before: (len(indices), 3, H, W) uint8."""

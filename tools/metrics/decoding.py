@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
+import threading
+import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,19 +81,41 @@ def decode(
     if not orders:
         return
     workers = min(workers, len(orders))
-    loader: DataLoader[Piece | _Failure] = DataLoader(
-        _Pieces(share_out(orders, max(1, workers)), protocol),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=AHEAD if workers else None,
-        worker_init_fn=_begin_worker,
-        collate_fn=_unchanged,
-        generator=torch.Generator(),  # the loader draws a seed: not from anybody's numbers
-    )
-    for piece in loader:
-        if isinstance(piece, _Failure):
-            raise piece.error()
-        yield piece
+    with warnings.catch_warnings(), heap_left_alone():
+        # More workers than cores are allowed: their number may come from another machine.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader: DataLoader[Piece | _Failure] = DataLoader(
+            _Pieces(share_out(orders, max(1, workers)), protocol),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=AHEAD if workers else None,
+            worker_init_fn=_begin_worker,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # the loader draws a seed: not from anybody's numbers
+        )
+        pieces = iter(loader)
+    try:
+        for piece in pieces:
+            if isinstance(piece, _Failure):
+                raise piece.error()
+            yield piece
+    finally:
+        del pieces  # with it the workers end, even where an error keeps this frame alive
+
+
+@contextmanager
+def heap_left_alone() -> Iterator[None]:
+    """Keep processes that start in this block from tidying up what they inherit.
+
+    A decoded frame that this process has forgotten would, collected in a child, wait for ever for
+    threads of the decoder that are here.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
@@ -197,6 +224,14 @@ class _Pieces(IterableDataset[Any]):
 def _begin_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers itself
+    # A worker whose pieces nobody takes any more would wait for ever.
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _unchanged(piece: Any) -> Any:

@@ -2,7 +2,7 @@
 
 The frames wanted by all extractors together are decoded and prepared in worker processes; the
 extractors run in this process. What a video gives is kept in the cache as soon as it is complete,
-so a run that was stopped goes on. Of several processes each takes every n-th video; at the end
+so a run that was stopped goes on. Of several processes each takes a part of the videos; at the end
 all hold the features of all videos, in the order of the videos.
 """
 
@@ -15,15 +15,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 
 from datasets.parallel import in_processes
-from datasets.sources import Source, VideoFile
+from datasets.sources import Source, VideoFile, natural_order
 from tools.metrics.batching import Assembly, Batches, Outputs
 from tools.metrics.cache import Cache
-from tools.metrics.decoding import Order, decode, explained
+from tools.metrics.decoding import Order, decode, explained, heap_left_alone
 from tools.metrics.features import FeatureExtractor, Features
 from tools.metrics.gathering import gather_outputs, gather_values, share
 from tools.metrics.known import Known, know, load
@@ -134,7 +135,8 @@ class _Job:
         cache: Cache | None,
         runtime: Runtime,
     ) -> None:
-        self.sources = {source.name: source for source in videos.sources}
+        sources = {source.name: source for source in videos.sources}
+        self.sources = {name: sources[name] for name in natural_order(sources)}
         self.title = f"{side} videos of {videos.name}"
         self.protocol = protocol
         self.extractors = extractors
@@ -145,9 +147,10 @@ class _Job:
 
     def measure(self, workers: int) -> dict[str, Measured]:
         """Every video's number of frames and their size, in the order of the set."""
-        mine = share(list(self.sources.values()), self.runtime)
+        mine = share(list(self.sources.values()), self.runtime.rank, self.runtime.world_size)
         found = []
-        with self._progress(len(mine), "looking at", brief=True) as progress:
+        progress = self._progress(len(mine), "looking at", brief=True)
+        with heap_left_alone(), progress:
             for each in in_processes(partial(_measure, self.cache), mine, workers):
                 found.append(each)
                 progress.finish(1)
@@ -163,7 +166,7 @@ class _Job:
         workers: int,
     ) -> tuple[dict[str, dict[str, Outputs]], int]:
         """Outputs by extractor and video of this process's share, and how many were computed."""
-        mine = share(used, self.runtime)
+        mine = share(used, self.runtime.rank, self.runtime.world_size)
         wanted = self._not_in_cache(plan, mine, workers)
         orders = []
         for number, name in enumerate(mine):
@@ -194,7 +197,8 @@ class _Job:
             (self.sources[name], plan.of_video(name, [each.frames for each in wanting[name]]))
             for name in names
         ]
-        with self._progress(len(items), "comparing", brief=True) as progress:
+        progress = self._progress(len(items), "comparing", brief=True)
+        with heap_left_alone(), progress:
             for name, known in in_processes(
                 partial(know, self.cache, self.protocol), items, workers
             ):
@@ -232,6 +236,10 @@ class _Job:
             )
             for each in self.extractors
         }
+        first_rows = {
+            length: dict(zip(each, accumulate(map(len, each.values()), initial=0), strict=False))
+            for length, each in plan.windows.items()
+        }
         under_way: dict[int, Assembly] = {}
         totals = {order.number: len(order.wanted) for order in orders}
         decoded: Counter[int] = Counter()
@@ -244,11 +252,13 @@ class _Job:
             for piece in pieces:
                 name, number = names[piece.number], piece.number
                 if number not in under_way:
-                    windows = [
-                        (batches[each.name], plan.windows[each.frames][name])
-                        for each in wanted[name]
-                    ]
-                    under_way[number] = Assembly(name, windows)
+                    parts = []
+                    for each in wanted[name]:
+                        windows = plan.windows[each.frames][name]
+                        first = first_rows[each.frames][name]
+                        batches[each.name].begin(name, first, len(windows))
+                        parts.append((batches[each.name], windows))
+                    under_way[number] = Assembly(name, parts)
                 under_way[number].add(piece.indices, torch.from_numpy(piece.frames))
                 decoded[number] += len(piece.indices)
                 if decoded[number] == totals[number]:
@@ -256,8 +266,8 @@ class _Job:
                     progress.finish(1)
                 else:
                     progress.step(1, decoded[number], totals[number])
-            for each in batches.values():
-                each.flush()
+            for each_batches in batches.values():
+                each_batches.flush()
 
     def _keep(self, extractor: FeatureExtractor, name: str, outputs: Outputs) -> None:
         self.found[extractor.name][name] = outputs

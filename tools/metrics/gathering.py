@@ -16,9 +16,10 @@ from tools.training.runtime import Runtime
 Item = TypeVar("Item")
 
 
-def share(items: Sequence[Item], runtime: Runtime) -> list[Item]:
-    """Every n-th item, beginning with this process's number."""
-    return list(items[runtime.rank :: runtime.world_size])
+def share(items: Sequence[Item], rank: int, world_size: int) -> list[Item]:
+    """The items of one process: one after the other, as many for each as can be."""
+    begin, end = (len(items) * k // world_size for k in (rank, rank + 1))
+    return list(items[begin:end])
 
 
 def gather_values(value: Item, runtime: Runtime) -> list[Item]:
@@ -47,7 +48,7 @@ def gather_outputs(
     for extractor in extractors:
         windows = plan.windows[extractor.frames]
         for rank in range(runtime.world_size):
-            names = [name for name in used[rank :: runtime.world_size] if name in windows]
+            names = [n for n in share(used, rank, runtime.world_size) if n in windows]
             if not names:
                 continue
             counts = [len(windows[name]) for name in names]
