@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def write_untrained_autoencoder(
     set_verbosity(logging.CRITICAL)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        autoencoder = diffusers.AutoencoderKL(
+        autoencoder: Any = diffusers.AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * len(widths),
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=tuple(widths),

@@ -43,6 +43,7 @@ class Model:
     pixels: int = 128
     depth: int | None = None  # instead of the preset's, in a hurry
     small_codec: bool = False
+    checkpointing: bool = False  # recompute activations in the backward pass
 
     @property
     def clip(self) -> VideoShape:
@@ -57,7 +58,11 @@ class Model:
     @property
     def transformer(self) -> TransformerConfig:
         """Its settings."""
-        return TransformerConfig(size=self.size, depth=self.depth)  # type: ignore[arg-type]
+        return TransformerConfig(
+            size=self.size,  # type: ignore[arg-type]
+            depth=self.depth,
+            checkpointing=self.checkpointing,
+        )
 
     @property
     def prior(self) -> PriorConfig:
