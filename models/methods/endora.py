@@ -133,7 +133,8 @@ class EndoraSampling(SamplingConfig):
     guidance: float = 1.0  # classifier-free guidance scale; 1 is none
     label: int | None = None  # class of every video; none draws without a label
     # Relative change of the first block's input, summed over steps, from which on all blocks run
-    # again; in between what they added is reused. 0 runs them at every step. See block_reuse.py.
+    # again; in between what they added is reused. 0 runs them at every step, 0.1 at about a fifth
+    # of 250 steps. It pays with many steps (ddpm, ddim); unipc3 with 12 steps is better still.
     reuse: float = 0.0
     decode: Literal["fp32", "bf16"] = "fp32"  # of latents to pixels; bf16 takes half the time
 

@@ -49,7 +49,8 @@ class Row:
 
     Attributes:
         evaluations  steps of a video that ran the blocks
-        seconds      for one video, the median over batches, decoding included
+        seconds      for one video, the median over batches, decoding included; only a quiet
+                     machine gives speedups that mean something
         speedup      of the first choice's seconds over these, the median over batches
         psnr         to the first choice's video from the same noise, in dB, mean over videos
         to_first     to the videos of the first choice
