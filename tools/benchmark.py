@@ -59,7 +59,8 @@ logger = logging.getLogger("tools.benchmark")
 def main(command_line: Sequence[str] | None = None) -> int:
     """Read the command line (by default that of this process), measure and write."""
     given = parse(command_line)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logger.setLevel(logging.INFO)
     device = chosen_device(given.device)
     if given.update and not has_marks(given.update):
         raise ValueError(f"--update {given.update}: no file with the marks {BEGIN} and {END}")
@@ -144,8 +145,8 @@ def plan(
     on_gpu = device.type == "cuda"
     model = Model(size=given.size)
     if given.quick:
-        model = Model(given.size, frames=8, images=4, pixels=64, depth=4, small_codec=True)
-    part = 10 if given.quick else 0 if on_gpu or given.whole else 25
+        model = Model(given.size, frames=4, images=2, pixels=32, depth=2, small_codec=True)
+    part = 5 if given.quick else 0 if on_gpu or given.whole else 25
     return Setup(
         device=device,
         model=model,

@@ -29,7 +29,7 @@ from tools.caching.encode import Encoder
 from tools.caching.plan import plan_cache
 
 WIDTH, HEIGHT, LENGTH = 640, 512, 300
-SIMULATED, FRAME_RATE = 10, 25.0  # rendered frames, between which the rest is blended
+RENDERED, FRAME_RATE = 10, 25.0  # frames, between which the rest is blended
 SENSOR_NOISE = 3.0  # grey levels; without it a file is much smaller than footage is
 WHOLE, OWN = "whole video decoded", "frames that are used decoded"
 CPU = torch.device("cpu")
@@ -40,11 +40,13 @@ Draw = Callable[[np.random.Generator], object]
 def data_section(setup: Setup) -> Section:
     """One item's frames: decode the whole video, only what is used, prepared frames, a cache."""
     folder = setup.folder / "data"
-    length, scale = (60, 4) if setup.quick else (LENGTH, 1)
+    length, scale, rendered = (60, 4, 2) if setup.quick else (LENGTH, 1, RENDERED)
     clip = ClipConfig(frames=setup.model.frames, size=setup.model.pixels)
     path = folder / "videos" / "simulated.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = time_of(lambda: write_simulated(path, length, WIDTH // scale, HEIGHT // scale), CPU)
+    written = time_of(
+        lambda: write_simulated(path, length, WIDTH // scale, HEIGHT // scale, rendered), CPU
+    )
     videos = _settings(path.parent)
     target = folder / "frames"
     prepared = time_of(lambda: prepare_frames(videos, target, clip.size), CPU)
@@ -85,8 +87,8 @@ def data_section(setup: Setup) -> Section:
         rows,
         [
             f"One process, one thread, files in the page cache. The video is simulated "
-            f"({SIMULATED} rendered frames, the rest blended, with sensor noise), H.264 of "
-            f"{path.stat().st_size / 1e6:.1f} MB with {keys} key frames; a clip's last frame lies "
+            f"({rendered} rendered frames, the rest blended, with sensor noise), H.264 of "
+            f"{path.stat().st_size / 1e3:.0f} kB with {keys} key frames; a clip's last frame lies "
             f"{needed:.0f} frames behind its key frame on average, and pictures that no other "
             f"builds on are skipped. Predicted: frames, or pixels, that are not decoded.",
             f"Once for the video: frames prepared in {prepared:.1f} s (simulating it took "
@@ -107,21 +109,21 @@ class _Numbered:
         return self.draw(np.random.default_rng(self.calls))
 
 
-def write_simulated(path: Path, frames: int, width: int, height: int) -> None:
-    """A wide simulated video; nothing where it is there."""
+def write_simulated(path: Path, frames: int, width: int, height: int, rendered: int) -> None:
+    """A wide simulated video of some rendered frames; nothing where it is there."""
     if path.is_file():
         return
     size = max(64, min(256, height // 2))
-    rendered = simulate_clip(0, frames=SIMULATED, size=size).video
-    corners = torch.from_numpy(rendered).permute(0, 3, 1, 2).float()
+    clip = simulate_clip(0, frames=rendered, size=size)
+    corners = torch.from_numpy(clip.video).permute(0, 3, 1, 2).float()
     corners = F.interpolate(corners, (width, width), mode="bicubic", align_corners=False)
     top = (width - height) // 2
     corners = corners[:, :, top : top + height]
     generator = torch.Generator().manual_seed(0)
     pictures = np.empty((frames, height, width, 3), np.uint8)
     for k in range(frames):
-        place = k * (SIMULATED - 1) / (frames - 1)
-        first = min(int(place), SIMULATED - 2)
+        place = k * (rendered - 1) / (frames - 1)
+        first = min(int(place), rendered - 2)
         blend = torch.lerp(corners[first], corners[first + 1], place - first)
         noise = torch.randn(blend.shape, generator=generator) * SENSOR_NOISE
         picture = (blend + noise).clamp_(0, 255).to(torch.uint8)

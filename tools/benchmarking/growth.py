@@ -31,7 +31,7 @@ def growth_section(setup: Setup) -> Section:
     for pixels in PIXELS[:2] if setup.quick else PIXELS:
         points[f"{pixels} pixels"] = (replace(model, pixels=pixels), setup.items)
     for items in ITEMS[:2] if setup.quick else ITEMS:
-        points[f"{items} items"] = (model, setup.items * items)
+        points[f"{items} item{'s' * (items > 1)}"] = (model, setup.items * items)
     on_gpu = setup.device.type == "cuda"
     rows = []
     for name, (each, items) in points.items():
@@ -42,7 +42,7 @@ def growth_section(setup: Setup) -> Section:
         f"Steps of {model.size}/2, {model.frames} frames and {model.images} images of "
         f"{model.pixels} pixels where nothing else is said, {setup.items} item(s)."
     ]
-    if not on_gpu:
+    if not on_gpu and not setup.quick:
         rows += [process_row(setup, count) for count in (1, 2)]
         notes.append(
             f"Processes share the same {torch.get_num_threads()} core(s) and 2 items, and average "
@@ -63,7 +63,11 @@ def process_row(setup: Setup, processes: int) -> Row:
     seconds = parallel_seconds(
         setup.model, processes, 2 // processes, setup.slow_rounds, setup.bf16
     )
-    return Row(f"{processes} processes", seconds, floors=floors(setup, setup.model, 2))
+    return Row(
+        f"{processes} process{'es' * (processes > 1)}",
+        seconds,
+        floors=floors(setup, setup.model, 2),
+    )
 
 
 def parallel_seconds(
@@ -94,7 +98,8 @@ def _train_in_parallel(
 ) -> None:
     torch.set_num_threads(job["threads"])
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=processes)
+    if processes > 1:
+        dist.init_process_group("gloo", rank=rank, world_size=processes)
     device = torch.device("cpu")
     steps = Steps(job["model"], device)
     batch = cached_batch(job["model"], job["items"], device)
@@ -102,8 +107,9 @@ def _train_in_parallel(
     seconds = alternate({"step": work}, device, job["rounds"])["step"]
     if rank == 0:
         results.put(seconds)
-    dist.barrier()
-    dist.destroy_process_group()
+    if processes > 1:
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def _free_port() -> int:

@@ -36,6 +36,10 @@ def draw_gains(sections: Sequence[Section], title: str) -> bytes:
     panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)
     for axes, section in zip(panels.flat, shown, strict=True):
         _draw_bars(axes, section)
+    handles = [axes.get_legend_handles_labels() for axes in figure.axes]
+    marks = [(lines[0], names[0]) for lines, names in handles if lines]
+    if marks:
+        figure.legend([marks[0][0]], [marks[0][1]], loc="outside lower right", fontsize=8)
     return _png(figure, title)
 
 
@@ -95,8 +99,7 @@ def _draw_bars(axes: Axes, section: Section) -> None:
             markeredgewidth=2,
             label="predicted",
         )
-        axes.legend(loc="lower right", fontsize=7, frameon=False)
-    furthest = max([*medians, *[value for value, _ in known]])
+    furthest = max([*[spread.high for spread in spreads], *[value for value, _ in known]])
     if furthest > 8:
         axes.set_xscale("log")
         axes.set_xlim(min(0.8, *medians), furthest * 1.8)
@@ -115,7 +118,7 @@ def _draw_bars(axes: Axes, section: Section) -> None:
 def _points(rows: Sequence[Row], key: str) -> list[tuple[int, Row]]:
     """Rows called such as `16 frames`, by their number."""
     parts = [(row.name.split(), row) for row in rows]
-    return [(int(words[0]), row) for words, row in parts if words[-1] == key]
+    return [(int(words[0]), row) for words, row in parts if key.startswith(words[-1])]
 
 
 def _draw_curve(axes: Axes, key: str, points: Sequence[tuple[int, Row]]) -> None:
