@@ -15,6 +15,7 @@ from configs.shapes import VideoShape
 
 Precision = Literal["auto", "fp32", "bf16"]
 Layout = Literal["auto", "videos", "frames"]
+Sharding = Literal["none", "full"]
 SampleFormat = Literal["mp4", "png", "npz", "gif"]
 LightExtractor = Literal["untrained", "efficientnet"]
 
@@ -88,6 +89,7 @@ class TrainConfig:
     ema_warmup: bool = False  # decay min(decay, (1 + step) / (10 + step)), for short runs
     precision: Precision = "auto"  # auto: bf16 autocast on GPUs that have it, fp32 elsewhere
     compile: bool | str = "auto"  # torch.compile of the networks' blocks; auto: on GPUs
+    sharding: Sharding = "none"  # full: spread over the processes what does not fit on one GPU
     initial_weights: str | None = None  # weights (.safetensors) that a new run starts from
     seed: int = 3407
     log_every: int = 50  # steps

@@ -17,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.schema import TrainConfig
 from tools.training.checkpoints import checkpoint_files, read_checkpoint
+from tools.training.sharding import check_sharding
 from train import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,6 +108,47 @@ def test_two_processes_stopped_once_equal_one_of_the_double_batch(
         norms = [float(row["gradient_norm/mean"]) for row in (ours, theirs)]
         assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     assert (tmp_path / "two" / "log.txt").read_text().count(f"step {step + 3}/{step + 3}") == 1
+
+
+# A small Endora, whose noise depends on the rank alone.
+ENDORA = [
+    *("--config", str(ROOT / "configs/demo/endora.yaml"), "clip.frames=4", "clip.size=32"),
+    *("method.codec={name: pixels, weights: null, stride: 8}", "method.prior.weight=0"),
+    *("method.transformer.width=32", "method.transformer.heads=2", "method.transformer.depth=4"),
+    *("train.initial_weights=null", "train.batch_size=1", "train.accumulation=2"),
+    *("train.preview_every=0", "train.learning_rate=1e-3", "train.clip_norm=0.5"),
+]
+
+
+@pytest.mark.slow
+def test_a_sharded_model_trains_and_goes_on_like_a_whole_one(frames: Path, tmp_path: Path) -> None:
+    """Its checkpoint is the same file, from which sharded and whole training go on alike."""
+    data = [f"data.folder={frames}", "data.layout=frames", "data.workers=0"]
+    plans = {"whole": [("none", 4)], "sharded": [("full", 2), ("full", 3), ("none", 4)]}
+    for name, parts in plans.items():
+        for sharding, steps in parts:
+            settings = [f"train.sharding={sharding}", f"train.steps={steps}"]
+            with launched(*ENDORA, *data, *settings, f"output={tmp_path / name}") as process:
+                errors = process.communicate(timeout=240)[1]
+            assert process.returncode == 0, errors
+            assert "Warning" not in errors
+    kept = ("networks", "ema", "optimizers")
+    contents = [
+        read_checkpoint(tmp_path / name / "checkpoints" / "step_00000004.pt") for name in plans
+    ]
+    one, other = ({key: content[key] for key in kept} for content in contents)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_sharding_says_what_it_cannot_go_with(frames: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.sharding: .*torchrun"):
+        main(arguments(frames, tmp_path, "train.sharding=full", "train.steps=1"))
+    networks = {"one": torch.nn.Linear(1, 1)}
+    previews = TrainConfig(sharding="full")
+    with pytest.raises(ValueError, match=r"set train\.preview_every=0"):
+        check_sharding(previews, networks, is_run=True)
+    with pytest.raises(ValueError, match="one network, this one trains one, two"):
+        check_sharding(previews, {**networks, "two": networks["one"]}, is_run=True)
 
 
 def initial(frames: Path, folder: Path) -> torch.Tensor:

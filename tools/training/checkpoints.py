@@ -36,6 +36,7 @@ HARMLESS = {
     "train.preview_every",
     "train.preview_count",
     "train.compile",
+    "train.sharding",
     "train.initial_weights",
 }
 # Settings without which the saved tensors have no place.
@@ -95,6 +96,7 @@ class Checkpoints:
         if state.step == self._saved_step:
             return
         self._saved_step = state.step
+        state_now = state.state() if self.runtime.is_main or state.is_sharded else {}
         if self.runtime.is_main:
             content = {
                 "format": FORMAT,
@@ -102,7 +104,7 @@ class Checkpoints:
                 "config": to_plain(self.config),
                 "world_size": self.runtime.world_size,
                 "versions": package_versions(),
-                **state.state(),
+                **state_now,
             }
             path = self.folder / f"step_{state.step:08d}.pt"
             with whole_file(path) as file:

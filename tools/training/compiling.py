@@ -39,13 +39,16 @@ def missing_tool(device_type: str) -> str | None:
     return f"no compiler found ({' or '.join(usual)}, or what the variable {variable} names)"
 
 
-def compile_regions(network: nn.Module, backend: str = "inductor") -> None:
+def compile_regions(
+    network: nn.Module, backend: str = "inductor", *, sharded: bool = False
+) -> None:
     """Compile a network in place; parameters and their names stay as they are.
 
     Modules whose class says `compiled_alone` are compiled each for itself, without graph breaks
     and for fixed shapes: modules of one class share one code, so that a network of 28 blocks
     compiles as fast as one of 2, and gradients are exchanged block by block. A network without
-    such modules is compiled as a whole.
+    such modules is compiled as a whole. Of `sharded` ones only their own code is compiled, not
+    what gathers their parameters before it.
     """
     # Of the compiler's own look at its inputs; nobody else needs that attribute.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
@@ -53,7 +56,11 @@ def compile_regions(network: nn.Module, backend: str = "inductor") -> None:
     torch._dynamo.config.optimize_ddp = False
     regions = [module for module in network.modules() if getattr(module, "compiled_alone", False)]
     for region in regions:
-        region.compile(fullgraph=True, dynamic=False, backend=backend)
+        if sharded:
+            compiled = torch.compile(region.forward, fullgraph=True, dynamic=False, backend=backend)
+            region.forward = compiled
+        else:
+            region.compile(fullgraph=True, dynamic=False, backend=backend)
     if not regions:
         network.compile(backend=backend)
 

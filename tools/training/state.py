@@ -6,11 +6,12 @@ import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from configs.schema import TrainConfig
 from models.interface import Batch, Loss, Method, Phase
@@ -20,6 +21,7 @@ from tools.training.gradients import guarded_step
 from tools.training.rates import base_rates, set_rates, warmup_factor
 from tools.training.readback import Readback
 from tools.training.runtime import Runtime
+from tools.training.sharding import check_sharding, gathered, part_like, shard, whole
 
 # Newer releases of torch have another name for the option and warn about the old one.
 _KNOWN = inspect.signature(DistributedDataParallel).parameters
@@ -61,10 +63,19 @@ class TrainState:
         self.settings = settings
         self.runtime = runtime
         self.step = 0
+        self.is_sharded = settings.sharding == "full"
         self.networks: dict[str, nn.Module] = {
             name: network.to(runtime.device).train()
             for name, network in method.build_networks().items()
         }
+        self.averages = [
+            Ema(self.networks, decay, warmup=settings.ema_warmup) for decay in settings.ema_decays
+        ]
+        if self.is_sharded:
+            check_sharding(settings, self.networks, runtime.is_distributed)
+            for networks in (self.networks, *(average.networks for average in self.averages)):
+                for network in networks.values():
+                    shard(network, runtime)
         # Such as running statistics, which each process measures on its own data.
         self.measured = [
             buffer
@@ -81,12 +92,9 @@ class TrainState:
             for name, network in self.networks.items()
         }
         self.rates = {name: base_rates(optimizer) for name, optimizer in self.optimizers.items()}
-        self.averages = [
-            Ema(self.networks, decay, warmup=settings.ema_warmup) for decay in settings.ema_decays
-        ]
         if wants_compiling(settings.compile, runtime.device):
             for network in self.networks.values():
-                compile_regions(network)
+                compile_regions(network, sharded=self.is_sharded)
         self.parallel = {name: self._wrap(network) for name, network in self.networks.items()}
         self._unchecked: list[_Step] = []
 
@@ -110,9 +118,8 @@ class TrainState:
                 share = part.float() / len(batches)
                 measured[name] = measured[name] + share if name in measured else share
         self.settle()  # the device is busy meanwhile
-        norm = nn.utils.get_total_norm(
-            [p.grad for p in self.trainable[phase.network] if p.grad is not None]
-        ).detach()
+        gradients = [p.grad for p in self.trainable[phase.network] if p.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients)).detach()
         factor = warmup_factor(self.step, self.settings.warmup_steps)
         set_rates(optimizer, self.rates[phase.network], factor)
         clips = self.step >= self.settings.clip_from_step
@@ -150,14 +157,18 @@ class TrainState:
             average.reset(self.networks)
 
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors from which `load` goes on exactly. Raises as `settle`."""
+        """Plain values and tensors from which `load` goes on exactly. Raises as `settle`.
+
+        Of sharded networks all processes must ask; the main one gets the tensors.
+        """
         self.settle()
-        return {
+        state = {
             "step": self.step,
             "networks": {name: dict(net.state_dict()) for name, net in self.networks.items()},
             "ema": [average.state() for average in self.averages],
             "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
         }
+        return gathered(state, keep=self.runtime.is_main) if self.is_sharded else state
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`. Settings of the optimizers are those of now, not the saved ones.
@@ -170,6 +181,8 @@ class TrainState:
         for name, optimizer in self.optimizers.items():
             groups = optimizer.state_dict()["param_groups"]
             moments = _detached_from_file(state["optimizers"][name]["state"])
+            if self.is_sharded:
+                moments = _in_parts(moments, optimizer)
             optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = int(state["step"])
 
@@ -191,12 +204,14 @@ class TrainState:
         self, name: str, *, now: bool
     ) -> contextlib.AbstractContextManager[Any]:
         network = self.parallel[name]
+        if self.is_sharded:
+            cast(Any, network).set_requires_gradient_sync(now)
         if now or not isinstance(network, DistributedDataParallel):
             return contextlib.nullcontext()
         return network.no_sync()
 
     def _wrap(self, network: nn.Module) -> nn.Module:
-        if not self.runtime.is_distributed:
+        if not self.runtime.is_distributed or self.is_sharded:
             return network
         index = self.runtime.device.index
         return DistributedDataParallel(
@@ -224,7 +239,23 @@ def load_networks(
         difference = _difference(network.state_dict(), weights[name])
         if difference:
             raise ValueError(f"network {name!r} differs: {difference}")
-        network.load_state_dict(dict(weights[name]), strict=True)
+        own = network.state_dict()
+        placed = {key: part_like(value, own[key]) for key, value in weights[name].items()}
+        network.load_state_dict(placed, strict=True)
+
+
+def _in_parts(
+    moments: Mapping[int, Mapping[str, Tensor]], optimizer: Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """What a process keeps of the moments, which lie as their parameters do."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        index: {
+            key: part_like(value, parameters[index]) if value.ndim else value
+            for key, value in each.items()
+        }
+        for index, each in moments.items()
+    }
 
 
 def _difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
