@@ -393,7 +393,7 @@ class Endora(Method):
             )
 
     def preview_sampling(self) -> SamplingConfig:
-        return EndoraSampling(sampler="dpm_solver", steps=20)
+        return EndoraSampling(sampler="unipc3", steps=12)
 
     def sample(
         self,
