@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def look(state: TrainState) -> None:
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile without making any code, and count from nothing."""
-    monkeypatch.setattr(state, "compile_regions", lambda net: compile_regions(net, "eager"))
+    monkeypatch.setattr(state, "compile_regions", lambda net, **how: compile_regions(net, "eager", **how))
     monkeypatch.setattr(state, "wants_compiling", lambda setting, device: bool(setting))
     torch._dynamo.reset()
     counters.clear()
@@ -106,11 +107,13 @@ def test_each_kind_of_block_is_compiled_once_in_a_run(
 
 
 @pytest.mark.usefixtures("counting")
-def test_blocks_share_their_code_inside_parallel_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_blocks_share_their_code_inside_parallel_training(tmp_path: Path, sharding: Any) -> None:
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        method, training = make(COMPILED)
+        settings = dataclasses.replace(COMPILED, sharding=sharding, preview_every=0)
+        method, training = make(settings)
         train(method, training, 1)
         first = made()
         train(method, training, 3)
