@@ -85,7 +85,7 @@ class _Evaluation:
                 rows.append(replace(row, step=each.step, run=run_folder(each)))
                 self._caution(name, each, row, real_found, real)
             if MEMORISATION in self.networks.metrics and real is not None:
-                copies = self._search(name, each.set, real.set)
+                copies = self._search(name, each, real.set)
                 if copies is not None and rows:
                     rows[-1] = self._with_memorisation(rows[-1], each.set, real, copies)
         rows = [
@@ -288,14 +288,20 @@ class _Evaluation:
 
     # ------------------------------------------------------------ copies of training clips
 
-    def _search(self, name: str, videos: VideoSet, real: VideoSet) -> Memorisation | None:
-        """On every process; mirrored clips too, since training may have mirrored them."""
-        choices = self.choices
+    def _search(self, name: str, generated: Generated, real: VideoSet) -> Memorisation | None:
+        """On every process; mirrored clips too, since training may have mirrored them.
+
+        Copies move as the generator was trained, at whatever stride the protocol reads real clips.
+        """
+        choices, protocol = self.choices, self.choices.protocol
+        if generated.training_stride is not None:
+            stride = generated.training_stride * protocol.fake_stride
+            protocol = replace(protocol, real_stride=stride)
         try:
             return search(
-                videos,
+                generated.set,
                 real,
-                choices.protocol,
+                protocol,
                 self.networks.of(MEMORISATION),
                 flips=True,
                 cache=choices.cache,

@@ -206,6 +206,23 @@ def test_the_search_for_copies_finds_a_copied_set(write: Write) -> None:
     assert cautions.OTHER_SET_NOTE in sentences(run([write(1)], real, "memorisation"))
 
 
+def test_copies_are_looked_for_at_the_speed_of_training(write: Write) -> None:
+    """A protocol that reads real clips at stride 1 must not hide copies made at stride 3."""
+    real = write(0, count=8, frames=48)
+    copied = write(0, count=8, frames=48)
+    for path in copied.iterdir():
+        frames = np.load(path)["video"][::3]
+        np.savez_compressed(path, video=frames)
+    generated = replace(open_generated(copied), training_stride=3)
+    side = RealSide(open_set(real), is_training_set=True)
+    wanted = replace(choices("memorisation", real_stride=1), workers=0)
+    found = evaluate([generated], ["ours"], side, wanted, RUNTIME)
+    assert found is not None and found.sets[0].memorisation is not None
+    pair = found.sets[0].memorisation.closest[0]
+    assert pair.distance == 0
+    assert list(pair.training_window) == list(range(0, 48, 3))
+
+
 # ---------------------------------------------------------------- what needs no videos
 
 
