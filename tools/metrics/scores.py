@@ -17,12 +17,18 @@ from tools.metrics.kernel import kernel_distance
 from tools.metrics.neighbours import precision_recall
 from tools.metrics.protocol import Protocol
 from tools.metrics.result import Level
-from tools.metrics.uncertainty import deviation_over_videos, extrapolate, floor, frechet_deviation
+from tools.metrics.uncertainty import (
+    FEWEST_TO_SPLIT,
+    deviation_over_videos,
+    extrapolate,
+    floor,
+    frechet_deviation,
+    frechet_floor,
+)
 
 LARGEST_SUBSET = 1000  # samples of a side in one kernel distance
 SUBSETS = 100
 NEIGHBOURS = 3  # of precision and its kin
-FEWEST_TO_SPLIT = 4  # real videos, for a floor from two halves
 FEWEST_TO_EXTRAPOLATE = 16  # videos of a side: a quarter of them must still have a covariance
 
 
@@ -72,6 +78,9 @@ def levels(metric: str, real: Features, protocol: Protocol) -> dict[str, Level]:
         return {n.name: Level("real", n.value, n.deviation, len(real.videos)) for n in own}
     if len(real.videos) < FEWEST_TO_SPLIT:
         return {}
+    if METRICS[metric].frechet:
+        halves = frechet_floor(real, protocol.ddof, seed=protocol.seed)
+        return {metric: Level("halves", halves.value, halves.deviation, halves.videos_per_half)}
     found = {}
     try:
         for name, score in _point_scores(metric, protocol).items():

@@ -17,6 +17,7 @@ from tools.metrics.resampling import Side, operations, weighted_distances
 
 Score = Callable[[Features, Features], float]
 
+FEWEST_TO_SPLIT = 4  # videos, for halves that have a covariance each
 LEAST_RESAMPLES = 20
 BUDGET = 2e12  # floating-point operations of one bootstrap: a minute or two on one CPU core
 
@@ -76,7 +77,7 @@ def deviation_over_videos(
     Source:  Shao and Wu, "A general theory for jackknife variance estimation", 1989
     """
     _require_repeats("resamples", resamples)
-    _require_videos("a deviation from halves of the videos", 4, real, fake)
+    _require_videos("a deviation from halves of the videos", FEWEST_TO_SPLIT, real, fake)
     generator = torch.Generator().manual_seed(seed)
     scores = [
         score(_random_half(real, generator), _random_half(fake, generator))
@@ -91,7 +92,7 @@ def floor(real: Features, score: Score, repeats: int = 5, seed: int = 0) -> Floo
     Raises:  ValueError for fewer than 4 videos or 2 repeats, and what the score raises
     """
     _require_repeats("repeats", repeats)
-    _require_videos("the floor", 4, real)
+    _require_videos("the floor", FEWEST_TO_SPLIT, real)
     half = len(real.videos) // 2
     scores = [
         score(real.of_videos(order[:half]), real.of_videos(order[half : 2 * half]))
@@ -106,7 +107,7 @@ def frechet_floor(real: Features, ddof: int = 1, repeats: int = 5, seed: int = 0
     The splits are the same and so is the value, to about 1e-6 of the traces.
     """
     _require_repeats("repeats", repeats)
-    _require_videos("the floor", 4, real)
+    _require_videos("the floor", FEWEST_TO_SPLIT, real)
     half = len(real.videos) // 2
     orders = torch.tensor(_orders(len(real.videos), repeats, seed))
     side = Side(real)

@@ -26,7 +26,7 @@ from models.interface import Method, VideoNoise
 from tools.metrics.extractors.registry import build_extractor
 from tools.metrics.features import FeatureExtractor, Features
 from tools.metrics.frechet import Summary, distance
-from tools.metrics.uncertainty import floor
+from tools.metrics.uncertainty import FEWEST_TO_SPLIT, floor
 from tools.metrics.weights import WeightsOptions
 from tools.training.logging import RunLog
 from tools.training.losses import LossTable
@@ -205,11 +205,11 @@ def clips_of_videos(videos: int, count: int, seed: int) -> list[int]:
 
 
 def _floors(real: Mapping[str, Features]) -> dict[str, float]:
-    """Training clips against those of other videos, where there are two videos."""
+    """Training clips against those of other videos, where there are enough videos."""
     return {
         kind: floor(features, frechet).value
         for kind, features in real.items()
-        if len(features.videos) >= 2
+        if len(features.videos) >= FEWEST_TO_SPLIT
     }
 
 

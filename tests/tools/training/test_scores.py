@@ -181,10 +181,12 @@ def test_a_request_to_stop_ends_it(root: Path, frames: Path, tmp_path: Path) -> 
     assert not (tmp_path / "metrics.csv").exists()
 
 
-def test_one_video_has_no_floor(root: Path, frames: Path, tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "video").symlink_to(frames / "00000")
-    main(arguments(root, tmp_path / "one", tmp_path / "run", "train.steps=2"))
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_videos_have_no_floor(root: Path, frames: Path, tmp_path: Path, count: int) -> None:
+    (tmp_path / "few").mkdir()
+    for video in range(count):
+        (tmp_path / "few" / f"{video:05d}").symlink_to(frames / f"{video:05d}")
+    main(arguments(root, tmp_path / "few", tmp_path / "run", "train.steps=2"))
     assert not [name for name in rows(tmp_path / "run")[0] if "floor" in name]
 
 
