@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -181,7 +182,11 @@ def default_output(generated: Sequence[Generated], arguments: argparse.Namespace
 
 
 def check_output(output: Path, generated: Sequence[Generated], real: RealSide | None) -> None:
-    """Raise ValueError where the report would become part of a set of videos."""
+    """Raise ValueError where no report can stand, or where it would be part of a set of videos."""
+    existing = next(each for each in (output, *output.absolute().parents) if each.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        why = "cannot be written to" if existing.is_dir() else "is a file"
+        raise ValueError(f"--output {output}: {existing} {why}; choose another folder")
     sets = [each.set for each in generated]
     if real is not None:
         sets += [each for each in (real.set, real.held_out) if each is not None]

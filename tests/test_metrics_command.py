@@ -346,6 +346,10 @@ def test_a_wrong_weights_file_is_refused_before_it_is_opened(
             "000003.npz",
         ),
         (
+            ["--model_path", "OURS", "--metrics", "is", "--output", "REAL/000000.npz/report"],
+            "000000.npz is a file; choose another folder",
+        ),
+        (
             ["--model_path", "OURS", "--metrics", "is", "--protocol", "stylegan-v"],
             "IS: the protocol wants 50000 samples and there are 90",
         ),
