@@ -14,14 +14,15 @@ from tools.metrics.features import FeatureExtractor
 Outputs = dict[str, Tensor]
 Windows = Sequence[Sequence[int]]
 
+SLAB = 1024  # rows of results that are allocated together
 MOST_WAITING = 2  # batches of clips that may wait for a batch without a gap
 
 
 class VideoRows:
     """The rows of one video for one extractor, filled in as they come."""
 
-    def __init__(self, rows: int, outputs: Mapping[str, int]) -> None:
-        self.outputs = {name: torch.zeros(rows, width) for name, width in outputs.items()}
+    def __init__(self, outputs: Outputs, rows: int) -> None:
+        self.outputs = outputs
         self.missing = rows
 
     def put(self, row: int, values: Mapping[str, Tensor], place: int) -> None:
@@ -65,10 +66,20 @@ class Batches:
         self.waiting = 0
         self.videos: dict[str, VideoRows] = {}
         self.first: dict[str, int] = {}
+        # Results lie in large pieces of memory: small ones that stay would lie scattered among the
+        # frames that go, and keep the memory of those from being used again.
+        self.slab: Outputs = {}
+        self.slab_rows = self.free = 0
 
     def begin(self, video: str, first: int, rows: int) -> None:
         """Expect `rows` clips of a video, of which the first is number `first` of the set."""
-        self.videos[video] = VideoRows(rows, self.extractor.outputs)
+        if self.free + rows > self.slab_rows:
+            self.slab_rows, self.free = max(SLAB, rows), 0
+            widths = self.extractor.outputs.items()
+            self.slab = {name: torch.zeros(self.slab_rows, width) for name, width in widths}
+        place = slice(self.free, self.free + rows)
+        self.videos[video] = VideoRows({key: all_[place] for key, all_ in self.slab.items()}, rows)
+        self.free += rows
         self.first[video] = first
 
     def add(self, video: str, row: int, clip: Tensor) -> None:

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -615,19 +616,26 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--all_frames_of", type=int, default=0, help="pixels of height and width")
     given = parser.parse_args()
     torch.set_num_threads(1)
     networks = [Small("clips", 8, given.pause), Small("images", 1), Small("long-clips", 12)]
+    protocol = PROTOCOL
+    if given.all_frames_of:
+        protocol = replace(PROTOCOL, frame_size=given.all_frames_of, max_real_frames=0)
     with start_runtime("fp32") as runtime:
         found = run(
             given.videos,
-            networks=networks,
+            protocol,
+            networks,
             cache=given.cache,
             workers=given.workers,
             runtime=runtime,
             batch_size=given.batch_size,
         )
         torch.save(found, given.output / f"rank{runtime.rank}.pt")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    (given.output / "peak.txt").write_text(str(peak))
     return 0
 
 
@@ -722,6 +730,24 @@ def test_ctrl_c_ends_everything_and_keeps_what_is_done(tmp_path: Path) -> None:
     assert workers
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert run(folder, cache=cache, batch_size=1).reused > 0
+
+
+@pytest.mark.slow
+def test_memory_grows_neither_with_the_number_nor_the_length_of_videos(tmp_path: Path) -> None:
+    peaks = {}
+    for count, frames in ((4, 100), (24, 100), (4, 600)):
+        folder = tmp_path / f"{count}-{frames}"
+        for k in range(count):
+            folder.mkdir(exist_ok=True)
+            np.savez(folder / f"{k}.npz", video=np.zeros((frames, 16, 16, 3), dtype=np.uint8))
+        with running(folder, tmp_path, "--all_frames_of", 128) as process:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+        peaks[count, frames] = int((tmp_path / "peak.txt").read_text()) * 1024
+    # All prepared frames would take 20 MB in the first case, 98 MB more in the others.
+    more = 2000 * 3 * 128 * 128
+    assert peaks[24, 100] - peaks[4, 100] < more / 2
+    assert peaks[4, 600] - peaks[4, 100] < more / 2
 
 
 if __name__ == "__main__":
