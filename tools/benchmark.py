@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import shlex
 import sys
 import tempfile
 import time
@@ -76,8 +77,11 @@ def main(command_line: Sequence[str] | None = None) -> int:
             since = time.monotonic()
             sections += PARTS[part](setup)
             logger.info("%s: %.0f s", part, time.monotonic() - since)
+    found = describe_environment(Runtime(device, bf16=setup.bf16))
+    arguments = sys.argv[1:] if command_line is None else command_line
     facts = {
-        **describe_environment(Runtime(device, bf16=setup.bf16)),
+        **{key: value for key, value in found.items() if key != "host"},
+        "command": shlex.join(["python", "-m", "tools.benchmark", *arguments]),
         "processor": processor(),
         "load_average_before": load,
         "seconds": time.monotonic() - began,
@@ -173,7 +177,7 @@ def report(setup: Setup, facts: Mapping[str, Any], sections: Sequence[Section]) 
     head = (
         f"Measured on {machine}, {facts['threads']} thread(s), torch {torch_version}, commit "
         f"`{(facts['git_commit'] or 'unknown')[:12]}`{changed}, in {facts['seconds']:.0f} s: "
-        f"`python -m tools.benchmark {' '.join(facts['command'][1:])}`.{busy}\n\n"
+        f"`{facts['command']}`.{busy}\n\n"
         f"The machine's ceilings, measured in the same run: products {rate(ceilings.fp32)} in "
         f"fp32{' (TF32)' if setup.device.type == 'cuda' else ''} and {rate(ceilings.bf16)} in "
         f"bf16, memory {ceilings.bandwidth / 1e9:.1f} GB/s. The project's own variants run in "

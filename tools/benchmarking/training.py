@@ -92,9 +92,7 @@ class Steps:
 
     def step(self, variant: Variant, batch: Batch) -> Work:
         """A function that trains one step on a batch of the device."""
-        network = self.network
-        if variant.layers != Layers() or variant.compiled:
-            network = with_layers(network, variant.layers, self.model.images)
+        network = with_layers(self.network, variant.layers, self.model.images)
         method = self.method.given(network, self._optimizer(variant.fused_optimizer))
         settings = replace(SETTINGS, compile=variant.compiled)
         state = TrainState(method, settings, Runtime(self.device, bf16=variant.bf16))
@@ -106,6 +104,17 @@ class Steps:
             state.end_step()
 
         return run
+
+    def gradient(self, variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss () and gradient (P,) of a batch with fixed random numbers; nothing is trained."""
+        network = with_layers(self.network, variant.layers, self.model.images).train()
+        network.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        with Runtime(self.device, bf16=variant.bf16).autocast():
+            total = self.method.step_loss(network, batch).total
+        total.backward()
+        parts = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+        return total.detach(), torch.cat(parts)
 
     @functools.cache  # noqa: B019 - the benchmark lives shortly
     def _optimizer(self, fused: bool) -> Optimizer:
@@ -126,6 +135,7 @@ def training_section(setup: Setup) -> Section:
     steps = Steps(setup.model, setup.device)
     batch = cached_batch(setup.model, setup.items, setup.device)
     chosen = variants(setup)
+    loss, gradient = rounding(steps, chosen[OURS_NAME], batch)
     works = {name: steps.step(variant, batch) for name, variant in chosen.items()}
     warmup = 3 if setup.device.type == "cuda" else 1
     seconds = alternate(works, setup.device, setup.rounds, warmup)
@@ -150,10 +160,26 @@ def training_section(setup: Setup) -> Section:
             f"An item is {setup.model.frames} frames and {setup.model.images} images of "
             f"{setup.model.pixels}x{setup.model.pixels} pixels: "
             f"{item_work(setup.model.item).step / 1e9:.0f} GFLOP forward and backward. The step "
-            f"is gradients, norm, AdamW and the average, by the trainer's own code.",
+            f"is gradients, norm, AdamW and the average, by the trainer's own code. Utilisation "
+            f"is these operations over the time, by the measured ceiling of the row's precision.",
+            f"Rounding: on the same weights, batch and random numbers, all together differs from "
+            f"the reference by {loss:.1e} of the loss and {gradient:.1e} of the gradient's norm.",
         ],
-        facts={"operations": operations, "items": setup.items},
+        facts={
+            "operations": operations,
+            "items": setup.items,
+            "loss_difference": loss,
+            "gradient_difference": gradient,
+        },
     )
+
+
+def rounding(steps: Steps, variant: Variant, batch: Batch) -> tuple[float, float]:
+    """How far a variant is from the reference: |difference| / |reference| of loss and gradient."""
+    exact_loss, exact = steps.gradient(Variant(), batch)
+    loss, gradient = steps.gradient(variant, batch)
+    away = (gradient - exact).norm() / exact.norm()
+    return float((loss - exact_loss).abs() / exact_loss.abs()), float(away)
 
 
 def predictions(setup: Setup, reference: float) -> dict[str, float]:

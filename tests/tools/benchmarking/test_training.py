@@ -12,8 +12,9 @@ from tools.benchmarking.machine import Ceilings
 from tools.benchmarking.memory import peak_resident, resident
 from tools.benchmarking.networks import Model, cached_batch
 from tools.benchmarking.plot import draw_gains, draw_growth
+from tools.benchmarking.reference import Layers
 from tools.benchmarking.tables import Row, Section, Setup
-from tools.benchmarking.training import Steps, Variant, predictions, variants
+from tools.benchmarking.training import Steps, Variant, predictions, rounding, variants
 
 CPU = torch.device("cpu")
 MODEL = Model(frames=4, images=2, pixels=32, depth=2)
@@ -39,6 +40,16 @@ def test_every_variant_trains_the_shared_weights_and_their_average() -> None:
         assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
         now = steps.average.networks["denoiser"].parameters()
         assert any(not torch.equal(a, b) for a, b in zip(average, now, strict=True))
+
+
+def test_rounding_is_told_apart_from_other_mathematics() -> None:
+    steps = Steps(MODEL, CPU)
+    batch = cached_batch(MODEL, 1, CPU)
+    exact = rounding(steps, Variant(Layers()), batch)
+    rounded = rounding(steps, Variant(Layers(), bf16=True), batch)
+    assert max(exact) < 1e-4
+    assert 1e-3 < rounded[1] < 0.1
+    assert rounding(steps, Variant(), batch) == (0, 0)
 
 
 def test_predictions_come_from_operations_and_bytes() -> None:
