@@ -225,8 +225,9 @@ def find_nearest(
 def _finding(found: Memorisation) -> str:
     clips = len(found.pairs)
     if found.copies:
-        names = ", ".join(pair.generated for pair in found.copies[:3])
-        more = " and others" if len(found.copies) > 3 else ""
+        videos = list(dict.fromkeys(pair.generated for pair in found.copies))
+        names = ", ".join(videos[:3])
+        more = " and others" if len(videos) > 3 else ""
         return (
             f"COPIES: of {clips} generated clips, {len(found.copies)} of those looked at agree "
             f"with a training clip in their pixels as no two training videos do ({names}{more})."

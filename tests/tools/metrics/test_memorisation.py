@@ -22,7 +22,7 @@ from tools.metrics.features import Features
 from tools.metrics.levelled import LevelledExtractor, levelled
 from tools.metrics.memorisation import Memorisation, find_nearest
 from tools.metrics.nearest import chance_of_at_least, nearest, video_weights, weighted_quantile
-from tools.metrics.pixel_match import best_match, shared_picture, thumbnails
+from tools.metrics.pixel_match import Match, best_match, shared_picture, thumbnails
 from tools.metrics.protocol import Protocol
 from tools.metrics.sets import open_set
 from tools.training.runtime import Runtime
@@ -121,6 +121,15 @@ def test_chance_is_that_of_simulated_draws() -> None:
     for count in (0, 1, 2, 4):
         share = float((below >= count).double().mean())
         assert chance_of_at_least(count, 10, 2, 20) == pytest.approx(share, abs=0.012)
+
+
+def test_a_video_of_several_copies_is_named_once() -> None:
+    values = random(9, 6)
+    found = find_nearest(features(values), features(values[:4], [0, 0, 0, 1]))
+    match = Match(correlation=1.0, frames=[0], flipped=False)
+    found = replace(found, pairs=[replace(pair, match=match) for pair in found.pairs])
+    assert "4 of those looked at" in found.verdict()
+    assert "(video0, video1)" in found.verdict()
 
 
 def test_too_few_training_videos_are_an_error() -> None:
