@@ -118,6 +118,21 @@ def real_side(
     arguments: argparse.Namespace, metrics: Sequence[str], generated: Sequence[Generated]
 ) -> RealSide | None:
     """The real videos: as given, or what all the generators were trained on."""
+    real = _real_side(arguments, metrics, generated)
+    if real is None or real.held_out is None:
+        return real
+    others = [real.set, *(each.set for each in generated)]
+    if real.held_out.path.resolve() in [each.path.resolve() for each in others]:
+        raise ValueError(
+            f"--held_out {real.held_out.path}: these videos are a side of the comparison already; "
+            f"give real ones that are in none of the other sets"
+        )
+    return real
+
+
+def _real_side(
+    arguments: argparse.Namespace, metrics: Sequence[str], generated: Sequence[Generated]
+) -> RealSide | None:
     from tools.metrics.choices import RealSide
     from tools.metrics.sets import open_real
 

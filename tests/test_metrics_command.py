@@ -245,7 +245,7 @@ def test_all_leaves_out_what_cannot_be_computed_and_says_so(
     command = ["--model_path", generated, "--real_path", real, *UNTRAINED, "--metrics", "all"]
     done = run(*command, "--set", "real_stride=1", "frame_size=16", "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "video_is is left out: video IS: 5 samples do not fill 10 splits" in done.stdout
+    assert "video IS is left out: 5 samples do not fill 10 splits" in done.stdout
     names = {name for _, name in scores(tmp_path / "out")}
     assert {"fvd", "fid", "is", "kid", "kvd", "recall", "fvd_frozen", "memorisation"} <= names
     assert "video_is" not in names
@@ -344,6 +344,10 @@ def test_a_wrong_weights_file_is_refused_before_it_is_opened(
         (
             ["--model_path", "BROKEN", "--real_path", "REAL", "--set", "real_stride=1"],
             "000003.npz",
+        ),
+        (
+            ["--model_path", "OURS", "--real_path", "REAL", "--held_out", "REAL"],
+            "a side of the comparison already",
         ),
         (
             ["--model_path", "OURS", "--metrics", "is", "--output", "REAL/000000.npz/report"],

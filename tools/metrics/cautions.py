@@ -15,6 +15,7 @@ OTHER_SET_NOTE = (
     "memorisation looks for copies of the videos given as real, and these are not known to be "
     "what the generator was trained on"
 )
+SAME_SET_NOTE = "the real videos themselves stand here in the place of generated ones"
 DINO_NOTE = (
     "FD-DINOv2 may favour methods whose training was guided by DINO features, as Endora's prior is"
 )

@@ -284,7 +284,9 @@ class _Evaluation:
     def _leave_out(self, metric: str, error: Exception, name: str) -> None:
         if self.choices.needs_scores:
             raise error
-        self.found.append(Caution(f"{metric} is left out: {one_line(error)}", (name,)))
+        label = METRICS[metric].kinds[0].label
+        reason = one_line(error).removeprefix(f"{label}: ")
+        self.found.append(Caution(f"{label} is left out: {reason}", (name,)))
 
     # ------------------------------------------------------------ copies of training clips
 
@@ -365,6 +367,8 @@ class _Evaluation:
         clips = any(METRICS[score.metric].unit == "clips" for score in row.scores)
         self.found += cautions.of_scores(name, row.scores, widths, protocol)
         if side is not None and real is not None:
+            if each.set.path.resolve() == side.set.path.resolve():
+                self.found.append(Caution(cautions.SAME_SET_NOTE, (name,)))
             self.found += cautions.of_sides(facts_of("real", side.set, real), row.facts, clips)
             if clips:
                 self.found += cautions.of_strides(name, each.training_stride, protocol)

@@ -279,3 +279,16 @@ def test_equal_sentences_become_one() -> None:
         "b: short",
         "training set",
     ]
+
+
+def test_the_pace_is_that_of_sides_without_a_cache() -> None:
+    """10 new videos of a side took 10 s, and 1014 of 1024 others came from the cache in 8 s."""
+    new = replace(facts("real"), used=10, seconds=10.0, extra={"reused_from_cache": 0})
+    old = replace(facts("ours"), extra={"reused_from_cache": 1014})
+    told = to_console(result(SetResult(old, [score()]), real=new)).splitlines()[-1]
+    assert (
+        told
+        == "Took 10 s, of which 18 s for the features of 20 new videos, 1000 s for 1000 videos."
+    )
+    neither = to_console(result(SetResult(old, [score()]), real=None)).splitlines()[-1]
+    assert neither == "Took 10 s, of which 8 s for the features of 10 new videos."
