@@ -13,6 +13,8 @@ would stretch its smallest, noisiest directions most, and re-encoding alone woul
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,10 +113,16 @@ class Memorisation:
 
     @property
     def chance(self) -> float:
-        """How probable so many clips below the 5th percentile would be without copying."""
-        below = sum(pair.distance < self.threshold(0.05) for pair in self.pairs)
+        """How probable so many clips below the 5th percentile would be without copying.
+
+        Clips of one video are alike, so videos count: each by the share of its clips.
+        """
+        clips = Counter(pair.generated for pair in self.pairs)
+        threshold = self.threshold(0.05)
+        near = Counter(pair.generated for pair in self.pairs if pair.distance < threshold)
+        below = math.floor(1e-9 + math.fsum(near[name] / clips[name] for name in near))
         rank = max(1, round(0.05 * self.training_videos))
-        return chance_of_at_least(below, len(self.pairs), rank, self.training_videos)
+        return chance_of_at_least(below, len(clips), rank, self.training_videos)
 
     @property
     def closest(self) -> list[Pair]:

@@ -113,6 +113,16 @@ def test_independent_samples_land_where_training_lands() -> None:
     assert found.verdict().startswith("No sign of copying")
 
 
+def test_clips_of_one_video_are_no_independent_evidence() -> None:
+    """Twenty clips of one video of ten near training tell as much as that one video."""
+    real, fake = random(40, 6), random(10, 6, seed=1) + 5
+    fake[3] = real[7]
+    many = features(fake.repeat_interleave(20, dim=0), [k // 20 for k in range(200)])
+    single, repeated = (find_nearest(features(real), each) for each in (features(fake), many))
+    assert single.chance == pytest.approx(repeated.chance)
+    assert repeated.chance > 0.2
+
+
 def test_chance_is_that_of_simulated_draws() -> None:
     draws = torch.rand(20_000, 30, generator=torch.Generator().manual_seed(0))
     others, new = draws[:, :20], draws[:, 20:]
