@@ -73,7 +73,9 @@ def look(state: TrainState) -> None:
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile without making any code, and count from nothing."""
-    monkeypatch.setattr(state, "compile_regions", lambda net, **how: compile_regions(net, "eager", **how))
+    monkeypatch.setattr(
+        state, "compile_regions", lambda net, **how: compile_regions(net, "eager", **how)
+    )
     monkeypatch.setattr(state, "wants_compiling", lambda setting, device: bool(setting))
     torch._dynamo.reset()
     counters.clear()
