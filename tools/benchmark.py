@@ -72,26 +72,33 @@ def main(command_line: Sequence[str] | None = None) -> int:
     ceilings = measure_ceilings(device, quick=given.quick)
     with tempfile.TemporaryDirectory(prefix="endora-benchmark-") as folder:
         setup = plan(given, device, ceilings, Path(folder))
-        sections = []
+        sections: list[Section] = []
+        facts: dict[str, Any] = {}
         for part in given.profile:
             since = time.monotonic()
             sections += PARTS[part](setup)
             logger.info("%s: %.0f s", part, time.monotonic() - since)
-    found = describe_environment(Runtime(device, bf16=setup.bf16))
-    arguments = sys.argv[1:] if command_line is None else command_line
-    facts = {
-        **{key: value for key, value in found.items() if key != "host"},
-        "command": shlex.join(["python", "-m", "tools.benchmark", *arguments]),
-        "processor": processor(),
-        "load_average_before": load,
-        "seconds": time.monotonic() - began,
-    }
-    write(given.output, setup, facts, sections)
+            facts = environment(setup, command_line, load) | {"seconds": time.monotonic() - began}
+            write(given.output, setup, facts, sections)  # what is there, should the rest be stopped
     text = report(setup, facts, sections)
     if given.update:
         put_between_marks(given.update, text)
     print(text)
     return 0
+
+
+def environment(
+    setup: Setup, command_line: Sequence[str] | None, load: float | None
+) -> dict[str, Any]:
+    """With what and on what it was measured."""
+    found = describe_environment(Runtime(setup.device, bf16=setup.bf16))
+    arguments = sys.argv[1:] if command_line is None else command_line
+    return {
+        **{key: value for key, value in found.items() if key != "host"},
+        "command": shlex.join(["python", "-m", "tools.benchmark", *arguments]),
+        "processor": processor(),
+        "load_average_before": load,
+    }
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
