@@ -56,33 +56,34 @@ def of_scores(
 
 
 def _of_score(score: Score, width: int, protocol: Protocol) -> Iterator[str]:
+    """Without the numbers of the set, which stand in the table: then many sets share a sentence."""
     metric, fake, real = METRICS[score.metric], score.fake, score.real
     samples = min(fake.samples, real.samples) if real else fake.samples
     videos = min(fake.videos, real.videos) if real else fake.videos
     if metric.frechet and samples <= width:
         yield (
-            f"{samples} {fake.unit} in {width} dimensions, so the covariance has rank "
-            f"{samples - 1} at most and the value is far above that of many videos"
+            f"no more {fake.unit} on a side than the {width} dimensions of the features, so its "
+            f"covariance lacks rank and the value is far above that of many videos"
         )
     if score.metric == "fid" and (samples < FEWEST_FRAMES or videos < FEWEST_VIDEOS):
         yield (
-            f"{samples} frames of {videos} videos on the smaller side; at least "
-            f"{FEWEST_FRAMES} frames of {FEWEST_VIDEOS} videos are recommended"
+            f"fewer on a side than the {FEWEST_FRAMES} frames of {FEWEST_VIDEOS} videos that are "
+            f"recommended"
         )
     elif videos < FEWEST_VIDEOS:
-        yield (f"{videos} videos on the smaller side; at least {FEWEST_VIDEOS} are recommended")
+        yield f"fewer on a side than the {FEWEST_VIDEOS} videos that are recommended"
     splits = score.extra.get("samples_per_split")
     if splits is not None and splits < FEWEST_PER_SPLIT:
         yield (
-            f"{splits} samples in each of {protocol.is_splits} splits, and the score "
-            f"cannot exceed their number; at least {FEWEST_PER_SPLIT} are recommended"
+            f"fewer than the {FEWEST_PER_SPLIT} samples that are recommended in each of "
+            f"{protocol.is_splits} splits, and the score cannot exceed their number"
         )
     if fake.unit == "clips" and metric.frechet:
         yield from _below_preset(score, protocol)
     if real is not None and real.samples != fake.samples:
         yield (
-            f"different numbers of {fake.unit}, {real.samples} real and {fake.samples} "
-            f"generated; compare only sets that have equal numbers"
+            f"different numbers of real and generated {fake.unit}; compare only sets that have "
+            f"equal numbers"
         )
 
 
@@ -91,7 +92,7 @@ def _below_preset(score: Score, protocol: Protocol) -> Iterator[str]:
         ("generated", score.fake.samples, protocol.max_fake_clips),
         ("real", score.real.samples if score.real else 0, protocol.max_real_clips),
     )
-    short = [f"{have} of {limit} {side}" for side, have, limit in limits if have < limit]
+    short = [f"{limit} {side}" for side, have, limit in limits if have < limit]
     if short:
         yield f"fewer clips than protocol {protocol.name} takes: {' and '.join(short)}"
 

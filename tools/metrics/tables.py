@@ -210,7 +210,9 @@ def _further(result: Result) -> list[str]:
 def _further_of(score: Score) -> list[str]:
     extra, found = score.extra, []
     if f"{score.name}_inf" in extra:
-        found.append(f"about {number(extra[f'{score.name}_inf'])} for infinitely many videos")
+        doubt = "" if score.publishable else " (a rough guess, rather too large)"
+        limit = number(extra[f"{score.name}_inf"], score.deviation)
+        found.append(f"about {limit} for infinitely many videos{doubt}")
     if "ratio_to_fvd" in extra:
         found.append(f"{extra['ratio_to_fvd']:.2f} of FVD (near 1: FVD saw no motion)")
     if "verdict" in extra:

@@ -148,17 +148,17 @@ def test_held_out_videos_are_a_row_of_their_own(write: Write) -> None:
 def test_few_and_unlike_samples_are_told(write: Write) -> None:
     found = sentences(run([write(1)], write(0, count=8, frames=20), "fvd,fid,is,kid"))
     for part in (
-        "FVD: 6 clips in 672 dimensions, so the covariance has rank 5 at most",
-        "FVD: fewer clips than protocol default takes: 6 of 2048 generated and 8 of 2048 real",
-        "FID: 96 frames of 6 videos on the smaller side; at least 2049 frames of 50 videos",
-        "FVD, IS, KID: 6 videos on the smaller side; at least 50 are recommended",
-        "FVD: different numbers of clips, 8 real and 6 generated",
+        "FVD: no more clips on a side than the 672 dimensions of the features",
+        "FVD: fewer clips than protocol default takes: 2048 generated and 2048 real",
+        "FID: fewer on a side than the 2049 frames of 50 videos that are recommended",
+        "FVD, IS, KID: fewer on a side than the 50 videos that are recommended",
+        "FVD: different numbers of real and generated clips",
         "the stride it was trained with is not known",
     ):
         assert part in found, part
-    assert "samples in each of 2 splits" not in found  # 48 are enough
+    assert "in each of 2 splits" not in found  # 48 are enough
     few = sentences(run([write(1)], None, "is", protocol=replace(PROTOCOL, is_splits=8)))
-    assert "IS: 12 samples in each of 8 splits, and the score cannot exceed their number" in few
+    assert "IS: fewer than the 20 samples that are recommended in each of 8 splits" in few
 
 
 def test_short_videos_are_dropped_and_counted(write: Write) -> None:
