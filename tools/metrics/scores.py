@@ -160,10 +160,11 @@ def _inception(
             f"{label}: the protocol wants {wanted} samples and there are {len(fake)}; make more "
             f"videos, or give --set is_samples=0"
         )
-    if len(fake) < protocol.is_splits:
+    if len(fake) < 2 * protocol.is_splits:
         raise ValueError(
-            f"{label}: {len(fake)} samples do not fill {protocol.is_splits} splits; give more "
-            f"videos, or fewer splits with --set is_splits=N"
+            f"{label}: {len(fake)} samples do not fill {protocol.is_splits} splits, and a split of "
+            f"one sample scores 1 whatever it shows; give more videos, or fewer splits with --set "
+            f"is_splits=N"
         )
     found = inception_score(fake.outputs["logits"], protocol.is_splits, protocol.seed)
     extra = {"splits": protocol.is_splits, "samples_per_split": len(fake) // protocol.is_splits}
