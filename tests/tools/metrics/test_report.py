@@ -205,7 +205,7 @@ def test_further_findings_stand_below_the_table() -> None:
     frozen = score("fvd_frozen", 900.0, level=None, extra={"ratio_to_fvd": 1.953})
     found = result(SetResult(facts("ours"), [score(extra=extra, repeats_deviation=3.21), frozen]))
     for text in (to_console(found), to_markdown(found)):
-        assert "ours, FVD: about 401 for infinitely many videos;" in text
+        assert "ours, FVD: about 401 for infinitely many videos" in text
         assert "1.95 of FVD" in text
     assert "± 3.2 " in to_console(found)
 
