@@ -128,13 +128,14 @@ def decoding_section(setup: Setup) -> Section:
     folder = write_codec(setup.folder / "codec", setup.model)
     codec = BenchmarkedEndora(replace(setup.model, images=0), folder).codec.to(setup.device)
     latents = torch.randn(setup.model.latents.batch(setup.items), device=setup.device)
+    warmup = 1 if setup.device.type == "cuda" or setup.quick else 0
     works: Mapping[str, Work] = {
         "decoding, fp32": functools.partial(codec.decode, latents),
         "decoding, bf16": functools.partial(codec.decode, latents, bf16=True),
     }
     seconds = {
         name: [value / setup.items for value in values]
-        for name, values in alternate(works, setup.device, setup.slow_rounds).items()
+        for name, values in alternate(works, setup.device, setup.slow_rounds, warmup).items()
     }
     predicted = {"decoding, bf16": setup.ceilings.bf16 / setup.ceilings.fp32}
     rows = compared(seconds, "decoding, fp32", predicted=predicted)
