@@ -130,7 +130,8 @@ def _check_enough(
         return
     need = (length - 1) * stride + 1
     clip = f"a clip of {length} frames at stride {stride} needs {need}"
-    advice = f"lower {setting} or clip_frames, or take longer videos"
+    lower = f"{setting} or clip_frames" if stride > 1 else "clip_frames"
+    advice = f"lower {lower} with --set, or take longer videos"
     if usable:
         raise ValueError(
             f"{title}: only one of its {len(counts)} videos ({usable[0]}) is long enough, {clip}; "
