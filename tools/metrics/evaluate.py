@@ -138,9 +138,9 @@ class _Evaluation:
         for features in found.features.values():
             if len(features.videos) < 2:
                 raise ValueError(
-                    f"{videos.path}: {len(features.videos)} of {len(videos)} videos are long "
-                    f"enough for the protocol, and a set needs at least two; take a smaller "
-                    f"stride or shorter clips (--set real_stride=N, clip_frames=N)"
+                    f"{videos.path}: the limits of the protocol leave {len(features.videos)} of "
+                    f"{len(videos)} videos, and a set needs at least two; raise max_real_clips, "
+                    f"max_fake_clips, max_real_frames or max_fake_frames with --set"
                 )
 
     def _check_sizes(self, videos: VideoSet, fake: Extraction, real: Extraction | None) -> None:

@@ -186,6 +186,13 @@ def test_clips_longer_than_the_videos_are_an_error_that_names_the_set(write: Wri
         run([folder], write(0))
 
 
+def test_limits_that_leave_one_video_are_an_error(write: Write) -> None:
+    for limit, metric in (("max_fake_clips", "fvd"), ("max_real_frames", "fid")):
+        protocol = replace(PROTOCOL, **{limit: 1})
+        with pytest.raises(ValueError, match=f"leave 1 of 6 videos.*{limit}"):
+            run([write(1)], write(0), metric, protocol=protocol)
+
+
 def test_a_metric_that_cannot_be_computed_is_an_error_or_left_out(write: Write) -> None:
     protocol = replace(PROTOCOL, is_samples=50_000)
     with pytest.raises(ValueError, match="IS: the protocol wants 50000 samples"):
