@@ -138,7 +138,7 @@ def write_metrics(folder: Path) -> Path:
         {"name": "our samples", "scores": [score, near], "memorisation": {"verdict": "No sign."}},
         {"name": "others", "scores": [{**score, "value": 99.0}]},
     ]
-    cautions = [{"sentence": "only 8 videos", "sets": ["others"]}]
+    cautions = [{"sentence": "only 8 videos", "sets": ["others"], "labels": ["FVD"]}]
     content = {"caveats": [CAVEAT], "cautions": cautions, "protocol": {"seed": 0}, "sets": sets}
     (folder / "metrics.json").write_text(json.dumps(content))
     for name in ("metrics.png", "memorisation-our-samples.png"):
@@ -155,7 +155,7 @@ def test_scores_stand_there_with_their_caveat(tmp_path: Path) -> None:
     assert head in page
     assert "<th>FVD*</th><td>12.3 ± 1.5 !</td><td>99.0 ± 1.5 !</td><td>4.25 ± 0.50</td>" in page
     assert "<td>25% !</td><td>-</td><td>5% if new</td>" in page
-    assert "others: only 8 videos" in page
+    assert "FVD: others: only 8 videos" in page
     assert "our samples: closest to training" in page
     assert "No sign." in page
     assert page.count("<h2>Scores</h2>") == 1

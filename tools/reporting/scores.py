@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.metrics.result import Caution
 from tools.metrics.tables import with_deviation
 from tools.reporting import page
 
@@ -120,5 +121,4 @@ def _floor(level: Mapping[str, Any] | None) -> str:
 
 
 def _sentence(caution: Mapping[str, Any]) -> str:
-    sets = ", ".join(caution["sets"])
-    return f"{sets}: {caution['sentence']}" if sets else str(caution["sentence"])
+    return str(Caution(**caution))
