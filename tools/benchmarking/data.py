@@ -31,6 +31,7 @@ from tools.caching.plan import plan_cache
 WIDTH, HEIGHT, LENGTH = 640, 512, 300
 RENDERED, FRAME_RATE = 10, 25.0  # frames, between which the rest is blended
 SENSOR_NOISE = 3.0  # grey levels; without it a file is much smaller than footage is
+QUALITY = 16  # crf of H.264 with which that noise is kept: about 3 Mbit/s
 WHOLE, OWN = "whole video decoded", "frames that are used decoded"
 CPU = torch.device("cpu")
 
@@ -88,7 +89,7 @@ def data_section(setup: Setup) -> Section:
         [
             f"One process, one thread, files in the page cache. The video is simulated "
             f"({rendered} rendered frames, the rest blended, with sensor noise), H.264 of "
-            f"{path.stat().st_size / 1e3:.0f} kB with {keys} key frames; a clip's last frame lies "
+            f"{path.stat().st_size / 1e6:.2f} MB with {keys} key frames; a clip's last frame lies "
             f"{needed:.0f} frames behind its key frame on average, and pictures that no other "
             f"builds on are skipped. Predicted: frames, or pixels, that are not decoded.",
             f"Once for the video: frames prepared in {prepared:.1f} s (simulating it took "
@@ -128,7 +129,7 @@ def write_simulated(path: Path, frames: int, width: int, height: int, rendered: 
         noise = torch.randn(blend.shape, generator=generator) * SENSOR_NOISE
         picture = (blend + noise).clamp_(0, 255).to(torch.uint8)
         pictures[k] = picture.permute(1, 2, 0).numpy()
-    write_video(path, pictures, FRAME_RATE, crf=20)
+    write_video(path, pictures, FRAME_RATE, crf=QUALITY)
 
 
 def draw_from_whole(path: Path, clip: ClipConfig, random: np.random.Generator) -> Tensor:
