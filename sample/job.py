@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from configs.load import load_sampling, merge_sources
+from configs.load import load_sampling, merge_sources, to_plain
 from configs.schema import SampleConfig
 from models.interface import Method, Networks, Progress, VideoNoise
 from models.registry import method_class
@@ -134,7 +134,8 @@ def default_folder(checkpoint: Path, weights: Weights) -> Path:
 
 def prepare(job: Job, runtime: Runtime) -> list[int]:
     """Claim the folder for this job; the videos that are still to be made."""
-    check_record(job.folder, made_by(job.config, job.source, _precision(runtime)))
+    defaults = to_plain(type(job.config.sampling)())
+    check_record(job.folder, made_by(job.config, job.source, _precision(runtime)), defaults)
     remove_unfinished(job.folder)
     _write_record(job, runtime, complete=False)
     return missing_videos(job.folder, job.config)

@@ -43,8 +43,11 @@ def missing_videos(folder: Path, config: SampleConfig) -> list[int]:
     ]
 
 
-def check_record(folder: Path, made_by: dict[str, Any]) -> None:
-    """Raise ValueError when `folder` holds videos that were made in another way."""
+def check_record(folder: Path, made_by: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ValueError when `folder` holds videos that were made in another way.
+
+    Inputs:  defaults, those of the method's `sampling` settings
+    """
     path = folder / RECORD_NAME
     if not any(folder.glob("[0-9]" * 6 + "*")):
         return  # a job that failed before its first video leaves only its record
@@ -57,6 +60,9 @@ def check_record(folder: Path, made_by: dict[str, Any]) -> None:
         earlier = json.loads(path.read_text())["made_by"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: not a record of samples; delete it with its videos") from None
+    if isinstance(earlier, dict) and isinstance(earlier.get("sampling"), dict):
+        # Records from before a choice was there: its default is what was done then.
+        earlier["sampling"] = {**defaults, **earlier["sampling"]}
     differences = _differences(earlier, made_by)
     if differences:
         raise ValueError(

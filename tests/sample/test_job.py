@@ -13,7 +13,7 @@ import torch
 from models.interface import VideoNoise
 from models.methods.toy import Toy
 from sample import job, sample
-from sample.record import content_hash
+from sample.record import check_record, content_hash
 
 
 def run(weights: Path, output: Path, *settings: str) -> None:
@@ -101,6 +101,15 @@ def test_a_folder_of_other_settings_is_refused(
     run(weights, tmp_path / "out", "count=2")
     with pytest.raises(ValueError, match=message):
         run(weights, tmp_path / "out", "count=2", setting)
+
+
+def test_a_record_from_before_a_choice_was_there_means_its_default(tmp_path: Path) -> None:
+    defaults = {"steps": 250, "reuse": 0.0}
+    (tmp_path / "000000.mp4").touch()
+    (tmp_path / "samples.json").write_text('{"made_by": {"sampling": {"steps": 20}}}')
+    check_record(tmp_path, {"sampling": {"steps": 20, "reuse": 0.0}}, defaults)
+    with pytest.raises(ValueError, match=r"sampling\.reuse: 0\.0 there, 0\.1 now"):
+        check_record(tmp_path, {"sampling": {"steps": 20, "reuse": 0.1}}, defaults)
 
 
 def test_a_folder_of_other_weights_is_refused(
