@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
-from configs.errors import run_command
+from configs.errors import naming, run_command
 from configs.load import build, merge_sources
 from models.methods.endora import EndoraSampling, GuidedDenoiser
 from tools.benchmarking.sampling import CHOICES, Row, compare, markdown, sample_all
@@ -44,12 +45,18 @@ def main() -> int:
     """Read the command line, sample, compare, write the table and the pictures."""
     given = _arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if given.videos < 2:
+        raise ValueError(f"--videos: a distance needs at least 2, got {given.videos}")
+    if given.batch_size < 1:
+        raise ValueError(f"--batch-size: at least 1 video, got {given.batch_size}")
     choices = [_choice(text) for text in given.choice] or list(CHOICES)
     with start_runtime(given.precision) as runtime:
         method, networks, config = load_for_sampling(given.checkpoint, 0, runtime.device)
         denoiser = networks.get("denoiser")
         if not isinstance(denoiser, GuidedDenoiser):
             raise ValueError(f"{given.checkpoint}: this study is of the method endora alone")
+        with naming(given.output):  # before hours of sampling, not after them
+            given.output.mkdir(parents=True, exist_ok=True)
         options = WeightsOptions(cache=cache_folder())
         extractors = [
             build_extractor(name, options, runtime.device, config.clip.frames)
@@ -67,7 +74,6 @@ def main() -> int:
             method, denoiser, choices, runtime, given.videos, given.batch_size, logger.info
         )
         rows = compare(choices, sampled, extractors, real, logger.info)
-    given.output.mkdir(parents=True, exist_ok=True)
     for row, found in zip(rows, sampled, strict=True):
         strip = contact_strip(found.videos[:SHOWN].float() / 127.5 - 1)
         name = row.name.replace(", ", "_").replace(" ", "_")
@@ -79,7 +85,9 @@ def main() -> int:
 
 
 def _plain(row: Row) -> dict[str, object]:
-    return {"name": row.name, **asdict(row)}
+    plain = {"name": row.name, **asdict(row)}
+    # JSON has no infinity, which is what equal videos have.
+    return plain | {"psnr": row.psnr if math.isfinite(row.psnr) else None}
 
 
 def _real(

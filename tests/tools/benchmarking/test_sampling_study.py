@@ -80,3 +80,29 @@ def test_another_method_is_refused(
     with pytest.raises(ValueError, match="of the method endora alone"):
         sampling_study.main()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--videos", "0"], "--videos: a distance needs at least 2, got 0"),
+        (["--batch-size", "0"], "--batch-size: at least 1"),
+        (["--output", "FILE"], "FILE: File exists; a file is where a folder"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sampled(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    root: Path,
+    wrong: list[str],
+    message: str,
+) -> None:
+    weights = root / "configs" / "demo" / "weights" / "endora.safetensors"
+    (tmp_path / "FILE").touch()
+    monkeypatch.chdir(root)
+    arguments = ["study", "--checkpoint", str(weights), "--output", str(tmp_path / "out")]
+    wrong = [str(tmp_path / part) if part == "FILE" else part for part in wrong]
+    monkeypatch.setattr(sys, "argv", [*arguments, *wrong])
+    monkeypatch.setattr(sampling_study, "sample_all", lambda *_: pytest.fail("it sampled"))
+    with pytest.raises((ValueError, OSError), match=message):
+        sampling_study.main()
