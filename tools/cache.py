@@ -15,6 +15,7 @@ codec and one prior (layers and normalisation included); train.py refuses it els
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -64,7 +65,9 @@ class Choices:
 
 def make_cache(config: RunConfig, choices: Choices) -> int:
     """Make, continue or check a cache; the exit status."""
-    with start_runtime("fp32") as runtime, only_process(choices.folder, runtime):
+    with start_runtime("fp32") as runtime, contextlib.ExitStack() as held:
+        if not choices.estimate:  # which leaves no trace, and may look while a cache is made
+            held.enter_context(only_process(choices.folder, runtime))
         method = build_method(config).to(runtime.device)
         device = runtime.device
         index, sources = from_main(runtime, lambda: plan(config, method, device, choices))
@@ -93,6 +96,7 @@ def plan(
 
     Raises:  ValueError where that was made with other settings and is not to be replaced
     """
+    _tell("reading all videos once for their checksums")
     index, sources = plan_cache(config, method, device, choices.dtype, choices.command)
     if (choices.folder / NAME).is_file() and not choices.replace:
         old = read_index(choices.folder)
@@ -110,7 +114,13 @@ def missing_shards(index: CacheIndex, choices: Choices, runtime: Runtime) -> lis
     """The shards that are not there or not sound; every process looks at its share."""
     own = range(runtime.rank, index.shards, runtime.world_size)
     path_of = {shard: choices.folder / shard_name(shard) for shard in own}
-    problems = {shard: shard_problem(path, index, shard) for shard, path in path_of.items()}
+    problems: dict[int, str | None] = {}
+    told = time.monotonic()
+    for shard, path in path_of.items():
+        problems[shard] = shard_problem(path, index, shard)
+        if runtime.is_main and time.monotonic() - told > REPORT:
+            told = time.monotonic()
+            _tell(f"checked {len(problems)}/{len(path_of)} shards")
     for shard, problem in problems.items():
         if problem and problem != "absent":
             logger.warning("%s: %s; it is made anew", path_of[shard], problem)
@@ -213,11 +223,11 @@ class Progress:
         rate = self.frames / max(1e-9, now - self.began)
         left = duration((self.total - self.frames) / rate)
         share = " of this process" if self.runtime.world_size > 1 else ""
-        print(
-            f"frame {self.frames}/{self.total}{share}  {rate:.1f} frames/s  remaining {left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _tell(f"frame {self.frames}/{self.total}{share}  {rate:.1f} frames/s  remaining {left}")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def frames_in(index: CacheIndex, shards: Sequence[int]) -> int:

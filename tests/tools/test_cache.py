@@ -179,7 +179,7 @@ def test_what_it_takes_is_told_before(
     text = capsys.readouterr().out
     assert "28 frames of 3 videos, from both sides: mean 192x4x4 float16" in text
     assert "about 0:00:0" in text
-    assert not list((tmp_path / "cache").glob("*.safetensors"))
+    assert not (tmp_path / "cache").exists()
     make(arguments, tmp_path / "cache")
     told = (2 * (2 * (192 * 16 + 64 * 64 + 128 * 16) + 3 * 8)) * 28
     files = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.safetensors"))
@@ -197,6 +197,21 @@ def test_a_disk_that_is_too_small_is_refused(
     text = refused(command.main, [*arguments, "--output", str(tmp_path / "cache")], capsys)
     assert "the cache needs 1.03 MB more and the disk has 100 kB" in text
     assert not list((tmp_path / "cache").glob("*.safetensors"))
+
+
+def test_long_checks_are_told(
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make(arguments, tmp_path / "cache")
+    monkeypatch.setattr(command, "REPORT", -1.0)
+    capsys.readouterr()
+    make(arguments, tmp_path / "cache")
+    told = capsys.readouterr().err
+    assert "reading all videos once for their checksums" in told
+    assert "checked 14/14 shards" in told
 
 
 def times(folder: Path) -> dict[str, int]:
