@@ -8,6 +8,7 @@ To go on after a stop, run the same command again: the newest checkpoint of `out
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from configs.errors import one_line, run_command
 from configs.load import load_run, to_yaml
 from configs.schema import RunConfig
-from datasets.sampling import endless_batches
+from datasets.sampling import endless_batches, naming_lost_workers
 from models.registry import method_config
 from tools.training.cached import build_for_training
 from tools.training.checkpoints import Checkpoints
@@ -42,7 +43,9 @@ def train(config: RunConfig) -> int:
         start_runtime(settings.precision) as runtime,
         only_process(Path(config.output), runtime),
         RunLog(config, runtime) as log,
+        naming_lost_workers(),
         StopRequest(runtime) as stop,
+        contextlib.ExitStack() as stack,
     ):
         method = build_for_training(config).to(runtime.device)
         # The same new networks on every process, whatever frozen ones the method has built.
@@ -63,6 +66,7 @@ def train(config: RunConfig) -> int:
             accumulation=settings.accumulation,
             cached_parts=method.cached_names() if config.data.cache else (),
         )
+        stack.callback(batches.close)  # also after an error
         feed = Feed(batches, settings.accumulation, runtime.device, stop)
         scores = TrainingScores(config, runtime, state.step)
 

@@ -8,6 +8,7 @@ number of workers, nor on how ranks and accumulation divide a step, nor on a sto
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,12 @@ class EndlessBatches(Iterator[dict[str, Tensor]]):
 
     def close(self) -> None:
         """End the worker processes. Asked for more, they start anew and go on."""
-        self._loaded = None  # the loader's iterator ends its workers when it is forgotten
+        # The loader's iterator ends its workers when it is forgotten. A traceback may remember it
+        # until the process ends, which then waits for workers that ignore SIGTERM, for ever.
+        end_workers = getattr(self._loaded, "_shutdown_workers", None)
+        self._loaded = None
+        if end_workers is not None:
+            end_workers()
 
     def _start(self) -> Iterator[Loaded]:
         workers = self.dataset.data.workers
@@ -104,6 +110,21 @@ def endless_batches(
     dataset = CachedClips(data, clip, cached_parts) if data.cache else ClipDataset(data, clip)
     sampler = MicroBatches(batch_size, rank, world_size, first_step * accumulation)
     return EndlessBatches(dataset, sampler, seed)
+
+
+@contextlib.contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Turn the RuntimeError of a loader process that the system has ended into an OSError of one
+    line. It is raised by a signal, in whatever the main process is doing then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(
+            "a data worker was ended by the system, mostly for want of memory or shared memory; "
+            "lower data.workers and run the same command again: it goes on from the last checkpoint"
+        ) from None
 
 
 def as_floats(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

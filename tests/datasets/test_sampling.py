@@ -13,7 +13,7 @@ from torch import Tensor
 
 from configs.schema import ClipConfig, DataConfig
 from datasets.image_io import write_image
-from datasets.sampling import EndlessBatches, clip_of, endless_batches
+from datasets.sampling import EndlessBatches, clip_of, endless_batches, naming_lost_workers
 
 CLIP = ClipConfig(frames=4, size=16, frame_interval=2)
 
@@ -126,6 +126,36 @@ def test_closing_ends_the_workers_and_can_be_undone(folder: Path) -> None:
     assert not any(worker.is_alive() for worker in workers)
     assert_equal(first + take(source, 2), expected)
     source.close()
+
+
+def test_closing_ends_workers_that_a_traceback_remembers(folder: Path) -> None:
+    before = set(multiprocessing.active_children())
+    source = batches(folder, workers=1)
+    next(source)
+    remembered = source._loaded
+    (worker,) = set(multiprocessing.active_children()) - before
+    source.close()
+    assert remembered is not None
+    assert not worker.is_alive()
+
+
+def test_a_worker_that_the_system_ends_is_told_in_one_line(folder: Path) -> None:
+    before = set(multiprocessing.active_children())
+    source = batches(folder, workers=1)
+    next(source)
+    (worker,) = set(multiprocessing.active_children()) - before
+
+    def go_on() -> None:
+        with naming_lost_workers():
+            worker.kill()
+            worker.join()
+            take(source, 20)
+
+    with pytest.raises(OSError, match=r"a data worker was ended.*lower data\.workers"):
+        go_on()
+    source.close()
+    with pytest.raises(RuntimeError, match="another"), naming_lost_workers():
+        raise RuntimeError("another")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
