@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ from PIL import Image
 import train
 from configs.errors import run_command
 from tools.training.checkpoints import checkpoint_files, read_checkpoint
+from tools.training.state import TrainState
 
 TOY = Path(__file__).resolve().parent.parent / "configs" / "demo" / "toy.yaml"
 
@@ -210,6 +212,21 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(
     assert line.removeprefix("error: ") in (tmp_path / "run" / "log.txt").read_text()
     monkeypatch.undo()
     assert status_of([*arguments, "train.save_every=2"]) == 0
+
+
+def test_a_bug_leaves_no_data_worker_to_wait_for(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers ignore SIGTERM, so a process that ends with some would wait for them for ever."""
+
+    def fails(*_: object) -> None:
+        raise TypeError("a bug")
+
+    before = set(multiprocessing.active_children())
+    monkeypatch.setattr(TrainState, "take", fails)
+    with pytest.raises(TypeError) as _remembered:
+        train.main([*arguments, "data.workers=1"])
+    assert set(multiprocessing.active_children()) <= before
 
 
 def explosion(method: object) -> object:
