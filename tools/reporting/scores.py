@@ -16,7 +16,9 @@ from tools.reporting import page
 TOO_FEW = "!"  # beside a value from too few videos
 NOTE = (
     "What metrics.py finds when it compares the samples with the training clips. The floor "
-    "is the same score of training clips against other training clips."
+    "is the same score of training clips against other training clips. Untrained features see "
+    "colour, contrast and motion and hardly any shape; EfficientNet's come from photographs and "
+    "see shape."
 )
 
 
