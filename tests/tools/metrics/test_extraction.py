@@ -590,7 +590,7 @@ def test_decoding_ends_its_workers_when_it_is_left(mixed: Path) -> None:
     next(pieces)
     assert len(children(os.getpid()) - before) == 2
     pieces.close()
-    assert children(os.getpid()) == before
+    assert not children(os.getpid()) - before  # those of earlier tests may end meanwhile
 
 
 # ---------------------------------------------------------------- other processes
@@ -609,6 +609,8 @@ def children(process: int) -> set[int]:
 
 def main() -> int:
     """One process of an extraction, with results in a file."""
+    # A shell's background jobs, and what they start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser()
     parser.add_argument("videos", type=Path)
     parser.add_argument("output", type=Path)
