@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -42,9 +43,9 @@ class ScriptExtractor(NetworkExtractor):
             )
         return dict.fromkeys(self.outputs, values)
 
+    @abstractmethod
     def values(self, clips: Tensor) -> Any:
         """(B, 3, F, H, W) float32 in 0..255 -> (B, width)."""
-        raise NotImplementedError
 
 
 class I3DExtractor(ScriptExtractor):
