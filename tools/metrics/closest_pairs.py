@@ -189,7 +189,7 @@ def _title(found: Memorisation) -> list[str]:
 def _labels(pair: Pair, alarm: bool) -> tuple[str, str]:
     mirrored = pair.match.flipped if pair.match else pair.flipped
     pixels = f"   pixels: correlation {pair.match.correlation:.2f}" if pair.match else ""
-    others = f"{1 - pair.quantile:.0%} of" if pair.quantile else "all"
+    others = f"{max(0.0, 1 - pair.quantile):.0%} of" if pair.quantile else "all"
     first = "COPY   " if alarm else ""
     first += f"distance {pair.distance:.3f}, nearer than {others} training pairs{pixels}"
     frames = pair.match.frames if pair.match else pair.training_window

@@ -137,7 +137,8 @@ class _Job:
     ) -> None:
         sources = {source.name: source for source in videos.sources}
         self.sources = {name: sources[name] for name in natural_order(sources)}
-        self.title = f"{side} videos of {videos.name}"
+        kind = "generated" if side == "fake" else side
+        self.title = f"{kind} videos of {videos.name}"
         self.protocol = protocol
         self.extractors = extractors
         self.cache = cache

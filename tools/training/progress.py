@@ -28,7 +28,7 @@ class VideoProgress:
         self.started = self.last_line = time.monotonic()
         self.bar: tqdm[None] | None = None
         if self.shown and sys.stderr.isatty():
-            layout = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+            layout = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
             self.bar = tqdm(total=float(total), desc=label, bar_format=layout)
 
     def __enter__(self) -> VideoProgress:
@@ -55,9 +55,8 @@ class VideoProgress:
     def _show(self, position: float, detail: str, final: bool = False) -> None:
         if self.bar is not None:
             self.bar.n = position
-            self.bar.set_postfix_str(
-                f"{self.finished}/{self.total} videos {detail}".rstrip(), refresh=False
-            )
+            done = f"{self.label}: {self.finished}/{self.total} videos {detail}".rstrip()
+            self.bar.set_description_str(done, refresh=False)
             self.bar.refresh()
         elif self.shown and self._is_due(final):
             self.last_line = time.monotonic()
