@@ -1,8 +1,10 @@
 """Samplers as functions of a denoiser: noise in, clean latents out.
 
 All share one form. `denoise(noisy, timestep)` gives (B, F, 2C, h, w): predicted noise, then the
-variance interpolation; `timestep` is (B,) int64 in the network's own counting. `draw` gives
-fresh standard normal noise of the latents' shape and is called once per stochastic step.
+variance interpolation; or (B, F, C, h, w), the noise alone, of a network that learned no variance:
+then that of the posterior is taken. `timestep` is (B,) int64 in the network's own counting. `draw`
+gives fresh standard normal noise of the latents' shape and is called once per stochastic step.
+Predicted clean samples are never clipped.
 """
 
 from __future__ import annotations
@@ -27,26 +29,38 @@ SamplerName = Literal["ddpm", "ddim", "dpm_solver", "unipc2", "unipc3"]
 def sample_ddpm(
     schedule: NoiseSchedule, denoise: Denoise, noisy: Tensor, draw: Draw, report: Report
 ) -> Tensor:
-    """Ancestral sampling with learned variance (improved DDPM). No noise in the last step."""
+    """Ancestral sampling (improved DDPM), with the network's variance if it learned one, else the
+    posterior's. No noise in the last step."""
     for done, level in _levels(schedule, noisy, report):
         noise, interpolation = _predict(schedule, denoise, noisy, level)
         start = schedule.predict_start(noisy, noise, level)
         noisy = schedule.posterior_mean(start, noisy, level)
         fresh = draw()
         if done < len(schedule):
-            noisy = noisy + torch.exp(schedule.log_variance(interpolation, level) / 2) * fresh
+            log_variance = schedule.log_variance(interpolation, level, noisy)
+            noisy = noisy + torch.exp(log_variance / 2) * fresh
     return noisy
 
 
 def sample_ddim(
-    schedule: NoiseSchedule, denoise: Denoise, noisy: Tensor, draw: Draw, report: Report
+    schedule: NoiseSchedule,
+    denoise: Denoise,
+    noisy: Tensor,
+    draw: Draw,
+    report: Report,
+    eta: float = 0.0,
 ) -> Tensor:
-    """Deterministic DDIM (arXiv 2010.02502, equation 12 with eta = 0)."""
+    """DDIM (arXiv 2010.02502, equation 12). `eta` 0 is deterministic; 1 adds as much noise as
+    ancestral sampling does, in every step but one that ends at the clean sample."""
     for _, level in _levels(schedule, noisy, report):
         noise, _ = _predict(schedule, denoise, noisy, level)
         start = schedule.predict_start(noisy, noise, level)
         signal_squared = at(schedule.signal_squared_before, level, noisy)
-        noisy = signal_squared.sqrt() * start + (1 - signal_squared).sqrt() * noise
+        deviation = eta * at(schedule.posterior_deviation, level, noisy)
+        remaining = (1 - signal_squared - deviation.square()).clamp_min(0)
+        noisy = signal_squared.sqrt() * start + remaining.sqrt() * noise
+        if eta > 0:
+            noisy = noisy + deviation * draw()
     return noisy
 
 
@@ -186,7 +200,9 @@ def _levels(schedule: NoiseSchedule, noisy: Tensor, report: Report) -> Iterator[
 
 def _predict(
     schedule: NoiseSchedule, denoise: Denoise, noisy: Tensor, level: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     prediction = denoise(noisy, on_device(schedule.timesteps, level.device)[level]).float()
+    if prediction.shape == noisy.shape:
+        return prediction, None
     noise, interpolation = prediction.chunk(2, dim=2)
     return noise, interpolation

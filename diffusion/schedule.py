@@ -17,20 +17,25 @@ class NoiseSchedule:
     """A sequence of T noise levels, in float64, with the timestep that each one stands for.
 
     `timesteps[i]` is what the network is told at level i: i itself for a full schedule, the
-    training timestep for a respaced one.
+    training timestep for a respaced one. `cleanest` is alpha_bar of where the last step of a
+    sampler arrives: 1 is the clean sample itself.
     """
 
-    def __init__(self, betas: Tensor, timesteps: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, betas: Tensor, timesteps: Sequence[int] | None = None, cleanest: float = 1.0
+    ) -> None:
         self.betas = betas.double()
         self.timesteps = torch.tensor(
             list(range(len(betas)) if timesteps is None else timesteps), dtype=torch.long
         )
-        self.signal_squared = torch.cumprod(1 - self.betas, dim=0)  # alpha_bar
-        before = torch.cat([torch.ones(1, dtype=torch.float64), self.signal_squared[:-1]])
+        self.signal_squared = cleanest * torch.cumprod(1 - self.betas, dim=0)  # alpha_bar
+        end = torch.full((1,), cleanest, dtype=torch.float64)
+        before = torch.cat([end, self.signal_squared[:-1]])
         self.signal_squared_before = before
         self.signal = self.signal_squared.sqrt()
         self.noise = (1 - self.signal_squared).sqrt()
         variance = self.betas * (1 - before) / (1 - self.signal_squared)
+        self.posterior_deviation = variance.sqrt()
         # The posterior variance is 0 at t = 0; the next one stands in for its logarithm.
         clipped = torch.cat([variance[1:2], variance[1:]]) if len(betas) > 1 else variance
         self.posterior_log_variance = clipped.log()
@@ -45,16 +50,26 @@ class NoiseSchedule:
         """Betas rising linearly, as Endora trains (first and last included)."""
         return cls(torch.linspace(first, last, steps, dtype=torch.float64))
 
+    @classmethod
+    def scaled_linear(
+        cls, steps: int = 1000, first: float = 1.5e-3, last: float = 1.55e-2
+    ) -> NoiseSchedule:
+        """Betas whose square roots rise linearly, as latent diffusion and LVDM train
+        (arXiv 2112.10752, 2211.13221; diffusers calls it so)."""
+        roots = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64)
+        return cls(roots.square())
+
     def __len__(self) -> int:
         return len(self.betas)
 
-    def respaced(self, kept: Sequence[int]) -> NoiseSchedule:
+    def respaced(self, kept: Sequence[int], cleanest: float = 1.0) -> NoiseSchedule:
         """The shorter schedule that visits only the levels `kept` (ascending), with betas
-        rebuilt so that alpha_bar at those levels stays the same."""
+        rebuilt so that alpha_bar at those levels stays the same; see the class for `cleanest`."""
         index = torch.tensor(list(kept))
         levels = self.signal_squared[index]
-        before = torch.cat([torch.ones(1, dtype=torch.float64), levels[:-1]])
-        return NoiseSchedule(1 - levels / before, [int(self.timesteps[i]) for i in index])
+        before = torch.cat([torch.full((1,), cleanest, dtype=torch.float64), levels[:-1]])
+        timesteps = [int(self.timesteps[i]) for i in index]
+        return NoiseSchedule(1 - levels / before, timesteps, cleanest)
 
     @property
     def log_snr(self) -> Tensor:
@@ -90,11 +105,17 @@ class NoiseSchedule:
             + at(self.posterior_noisy_weight, level, noisy) * noisy
         )
 
-    def log_variance(self, interpolation: Tensor, level: Tensor) -> Tensor:
+    def log_variance(
+        self, interpolation: Tensor | None, level: Tensor, like: Tensor | None = None
+    ) -> Tensor:
         """Learned log variance between the posterior's (-1) and log beta (1).
 
-        Input:  interpolation v (B, ...), unbounded (improved DDPM, equation 15, f = (v + 1) / 2)
+        Input:  interpolation v (B, ...), unbounded (improved DDPM, equation 15, f = (v + 1) / 2);
+                none of a network that learned no variance: the posterior's, to multiply `like`
         """
+        if interpolation is None:
+            assert like is not None
+            return at(self.posterior_log_variance, level, like)
         fraction = (interpolation + 1) / 2
         largest = at(self.log_betas, level, interpolation)
         smallest = at(self.posterior_log_variance, level, interpolation)

@@ -37,6 +37,16 @@ def integer_timesteps(total: int, steps: int) -> list[int]:
     )
 
 
+def leading_timesteps(total: int, steps: int) -> list[int]:
+    """1, 1 + k, 1 + 2k, ... with k = total // steps, as latent diffusion and LVDM sample
+    (diffusers: "leading" spacing, offset 1); all timesteps, from 0, where all are asked for.
+    """
+    _check(total, steps)
+    stride = total // steps
+    offset = 0 if (steps - 1) * stride + 1 >= total else 1
+    return [offset + k * stride for k in range(steps)]
+
+
 def log_snr_timesteps(log_snr: Tensor, steps: int) -> list[int]:
     """`steps` timesteps spread evenly over the logarithm of the signal-to-noise ratio.
 
