@@ -18,7 +18,8 @@ import torch
 from configs.errors import one_line, run_command
 from configs.load import load_run, to_yaml
 from configs.schema import RunConfig
-from datasets.sampling import endless_batches, naming_lost_workers
+from datasets.sampling import EndlessBatches, endless_batches, naming_lost_workers
+from models.interface import Method
 from models.registry import method_config
 from tools.training.cached import build_for_training
 from tools.training.checkpoints import Checkpoints
@@ -27,7 +28,7 @@ from tools.training.lock import only_process
 from tools.training.logging import RunLog
 from tools.training.previews import preview_if_due
 from tools.training.randomness import reseed
-from tools.training.runtime import start_runtime
+from tools.training.runtime import Runtime, start_runtime
 from tools.training.scores import TrainingScores
 from tools.training.state import TrainState
 from tools.training.stopping import StopRequest
@@ -52,20 +53,11 @@ def train(config: RunConfig) -> int:
         reseed(settings.seed, 0, 0)
         state = TrainState(method, settings, runtime)
         checkpoints = Checkpoints(config, runtime)
-        if not checkpoints.load_latest(state):
-            load_initial_weights(state, config)
+        resumed = checkpoints.load_latest(state)
+        if not resumed and not load_initial_weights(state, config):
+            calibrate(method, state, config, runtime, stop)
         log.begin(state.step)
-        batches = endless_batches(
-            config.data,
-            config.clip,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            first_step=state.step,
-            accumulation=settings.accumulation,
-            cached_parts=method.cached_names() if config.data.cache else (),
-        )
+        batches = open_batches(method, state, config, runtime)
         stack.callback(batches.close)  # also after an error
         feed = Feed(batches, settings.accumulation, runtime.device, stop)
         scores = TrainingScores(config, runtime, state.step)
@@ -77,9 +69,9 @@ def train(config: RunConfig) -> int:
             reseed(settings.seed, runtime.rank, state.step)
             for phase in method.phases(state.step):
                 log.add(state.take(phase, rounds))
-            state.end_step()
+            log.add(state.end_step())
             feed.prepare()
-            log.write_if_due(state.step, state.learning_rates())
+            log.write_if_due(state.step, state.clips, state.learning_rates())
             checkpoints.save_if_due(state)
             preview_if_due(method, state, runtime, log, stop)
             scores.measure_if_due(method, state, log, stop)
@@ -93,10 +85,43 @@ def train(config: RunConfig) -> int:
         return stop.exit_status
 
 
-def load_initial_weights(state: TrainState, config: RunConfig) -> None:
-    """Let a new run start from train.initial_weights, if there are any."""
-    if config.train.initial_weights is None:
+def open_batches(
+    method: Method, state: TrainState, config: RunConfig, runtime: Runtime, shift: int = 0
+) -> EndlessBatches:
+    """The micro batches of this process from the state's step on; `shift` gives others."""
+    settings = config.train
+    return endless_batches(
+        config.data,
+        config.clip,
+        batch_size=settings.batch_size,
+        seed=settings.seed + shift,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        first_step=state.step,
+        accumulation=settings.accumulation,
+        cached_parts=method.cached_names() if config.data.cache else (),
+    )
+
+
+def calibrate(
+    method: Method, state: TrainState, config: RunConfig, runtime: Runtime, stop: StopRequest
+) -> None:
+    """Let a method measure on the data what its networks keep, such as the scale of latents."""
+    if method.calibration == 0:
         return
+    with contextlib.closing(open_batches(method, state, config, runtime, shift=1)) as batches:
+        feed = Feed(batches, 1, runtime.device, stop)
+        with torch.no_grad(), runtime.autocast():
+            method.calibrate(state.networks, (feed.take()[0] for _ in range(method.calibration)))
+    state.agree()
+    for average in state.averages:
+        average.reset(state.networks)
+
+
+def load_initial_weights(state: TrainState, config: RunConfig) -> bool:
+    """Let a new run start from train.initial_weights; false if there are none."""
+    if config.train.initial_weights is None:
+        return False
     path = Path(config.train.initial_weights)
     weights = read_weights(path)
     check_same_method(weights, config, path)
@@ -105,6 +130,7 @@ def load_initial_weights(state: TrainState, config: RunConfig) -> None:
     except ValueError as error:
         raise ValueError(f"train.initial_weights: {path}: {error}") from None
     logger.info("starting from the weights of step %d in %s", weights.step, path)
+    return True
 
 
 def describe(config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from omegaconf import MISSING
 
-from configs.shapes import VideoShape
+from configs.shapes import FrameTimes, Spacing, VideoShape
 
 Precision = Literal["auto", "fp32", "bf16"]
 Layout = Literal["auto", "videos", "frames"]
@@ -33,6 +33,11 @@ class ClipConfig:
     frames: int = 16
     size: int = 128  # pixels, height and width
     frame_interval: int = 3  # source frames from one frame of a clip to the next
+    # even: that many source frames between all neighbours. random: frames at random times, as
+    # models of continuous time need them; the interval is then the unit of their times.
+    spacing: Spacing = "even"
+    longest_span: int = 32  # random: intervals from the first frame to the last, at most
+    longest_video: int = 1024  # random: of a longer video a random window of so many intervals
 
     def __post_init__(self) -> None:
         require(
@@ -44,11 +49,26 @@ class ClipConfig:
             self.frame_interval >= 1,
             f"clip.frame_interval: at least 1 source frame, got {self.frame_interval}",
         )
+        require(
+            self.spacing == "even" or self.longest_span >= self.frames - 1,
+            f"clip.longest_span: {self.frames} frames span at least {self.frames - 1} intervals, "
+            f"got {self.longest_span}",
+        )
+        require(
+            self.spacing == "even" or self.longest_video >= self.frames,
+            f"clip.longest_video: at least the {self.frames} frames of a clip, "
+            f"got {self.longest_video}",
+        )
 
     @property
     def shape(self) -> VideoShape:
         """(F, 3, H, W) of one clip in pixels."""
         return VideoShape(self.frames, 3, self.size, self.size)
+
+    @property
+    def times(self) -> FrameTimes:
+        """How the frames of a clip lie in time."""
+        return FrameTimes(self.frames, self.spacing, self.longest_span, self.longest_video)
 
 
 @dataclass
@@ -87,6 +107,9 @@ class TrainConfig:
     clip_from_step: int = 0  # clip from this step on; before it the norm is only measured
     ema_decays: list[float] = field(default_factory=lambda: [0.9999])  # the first one samples
     ema_warmup: bool = False  # decay min(decay, (1 + step) / (10 + step)), for short runs
+    ema_rampup: float = (
+        0.0  # an average's half-life is at most this share of the steps done; 0: off
+    )
     precision: Precision = "auto"  # auto: bf16 autocast on GPUs that have it, fp32 elsewhere
     compile: bool | str = "auto"  # torch.compile of the networks' blocks; auto: on GPUs
     sharding: Sharding = "none"  # full: spread over the processes what does not fit on one GPU
@@ -127,6 +150,7 @@ class TrainConfig:
         )
         for decay in self.ema_decays:
             require(0 <= decay < 1, f"train.ema_decays: each in [0, 1), got {decay}")
+        require(self.ema_rampup >= 0, f"train.ema_rampup: 0 or more, got {self.ema_rampup}")
 
 
 @dataclass
@@ -158,6 +182,7 @@ class SampleConfig:
     checkpoint: str = MISSING  # a run folder, a checkpoint or exported weights
     output: str | None = None  # folder of the samples; none: samples/step_N of the run folder
     count: int = 16  # videos
+    frames: int | None = None  # of every video; none: as many as the clips of the training
     seed: int = 0  # video k is made from seed + k, whatever the batch or the number of GPUs
     batch_size: int = 4  # videos made together on one device
     formats: list[SampleFormat] = field(default_factory=lambda: ["mp4"])
@@ -171,6 +196,7 @@ class SampleConfig:
         require(self.count >= 1, f"count: at least 1 video, got {self.count}")
         require(self.batch_size >= 1, f"batch_size: at least 1 video, got {self.batch_size}")
         require(bool(self.formats), "formats: name at least one of mp4, png, npz, gif")
+        require(self.frames is None or self.frames >= 1, f"frames: at least 1, got {self.frames}")
         require(self.fps > 0, f"fps: above 0, got {self.fps}")
         require(
             self.compile in (True, False, "auto"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Spacing = Literal["even", "random"]
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,26 @@ class VideoShape:
     def with_frames(self, frames: int) -> VideoShape:
         """The same frame size with another number of frames."""
         return VideoShape(frames, self.channels, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class FrameTimes:
+    """How the frames of a clip lie in time. The unit is the interval between its frames."""
+
+    frames: int
+    spacing: Spacing = "even"
+    longest_span: int = 32  # largest distance from the first frame to the last
+    longest_video: int = 1024  # of a longer video, only a random window of so many frames counts
+
+    def spans(self, available: int) -> list[int]:
+        """The distances from first to last frame to choose from, all equally likely.
+
+        Powers of two (StyleGAN-V, arXiv 2112.14683, section 3.3) from `frames` - 1 to
+        `longest_span`; where a video of `available` frames has room for none of them, the
+        frames follow one another.
+        """
+        if self.spacing == "even":
+            return [self.frames - 1]
+        longest = min(available - 1, self.longest_span)
+        powers = [2**k for k in range(longest.bit_length())]
+        return [span for span in powers if self.frames - 1 <= span <= longest] or [self.frames - 1]

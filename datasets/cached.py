@@ -75,13 +75,14 @@ class CachedClips(Dataset[dict[str, Tensor]]):
         Output:  videos (F, 3, 0, 0) uint8, for there are no pixels; cached/PART (F + I, ...) as
                  stored, the clip's frames followed by the images; labels () int64
         """
-        where, mirrored = choose_clip(self.counts[index], self.clip, self.data.flip, random)
+        chosen = choose_clip(self.counts[index], self.clip, self.data.flip, random)
         begin = self._begin(self._usable[index])
-        rows = [(begin + frame, mirrored) for frame in where]
+        rows = [(begin + frame, chosen.mirrored) for frame in chosen.where]
         if self.data.images_per_clip:
             images = choose_images(self._ends, self.data.images_per_clip, self.data.flip, random)
             rows += [(self._begin(i.source) + i.frame, i.mirrored) for i in images]
         item = {"videos": torch.empty((self.clip.frames, 3, 0, 0), dtype=torch.uint8)}
+        item |= chosen.time_tensors()
         item |= {PREFIX + name: values for name, values in self._reader.read(rows).items()}
         if self.labels is not None:
             item["labels"] = torch.tensor(self.labels[index], dtype=torch.int64)

@@ -6,6 +6,7 @@ import csv
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -73,11 +74,11 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
 
     def draw(self, index: int, random: np.random.Generator) -> dict[str, Tensor]:
         """One item with uint8 pixels: the window, the flips and the images are random."""
-        where, mirrored = choose_clip(self.counts[index], self.clip, self.data.flip, random)
-        video = resize_centre_crop(self.sources[index].read(where), self.clip.size)
-        if mirrored:
+        chosen = choose_clip(self.counts[index], self.clip, self.data.flip, random)
+        video = resize_centre_crop(self.sources[index].read(chosen.where), self.clip.size)
+        if chosen.mirrored:
             video = flip(video)
-        item = {"videos": video.contiguous()}
+        item = {"videos": video.contiguous(), **chosen.time_tensors()}
         if self.data.images_per_clip:
             item["images"] = self.images.draw(self.data.images_per_clip, random)
         if self.labels is not None:
@@ -85,12 +86,56 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
         return item
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which frames of a video a clip is made of."""
+
+    where: list[int]
+    mirrored: bool
+    times: list[int] | None = None  # with random spacing: of the frames, in intervals
+    available: int | None = None  # with random spacing: intervals to choose from, plus one
+
+    def time_tensors(self) -> dict[str, Tensor]:
+        """What a batch holds of the times: none of evenly spaced frames."""
+        if self.times is None or self.available is None:
+            return {}
+        return {
+            "times": torch.tensor(self.times, dtype=torch.float32),
+            "available": torch.tensor(self.available, dtype=torch.int64),
+        }
+
+
 def choose_clip(
     available: int, clip: ClipConfig, mirror: bool, random: np.random.Generator
-) -> tuple[list[int], bool]:
-    """Which frames of a video a clip is made of, and whether they are mirrored."""
+) -> Choice:
+    """Draw the frames of a clip from a video of `available` frames, and whether to mirror them."""
+    if clip.spacing == "random":
+        where, times, usable = random_times(available, clip, random)
+        return Choice(where, mirror and random.random() < 0.5, times, usable)
     where = window(available, clip.frames, clip.frame_interval, random)
-    return where, mirror and random.random() < 0.5
+    return Choice(where, mirror and random.random() < 0.5)
+
+
+def random_times(
+    available: int, clip: ClipConfig, random: np.random.Generator
+) -> tuple[list[int], list[int], int]:
+    """Frames at random times (StyleGAN-V, arXiv 2112.14683, section 3.3).
+
+    Of a video longer than clip.longest_video intervals a random window counts. The first and the
+    last frame lie a span apart, see `FrameTimes.spans`, the others anywhere in between.
+
+    Output:  indices of the frames, their times in the window, frames that times may name
+    """
+    stride = min(clip.frame_interval, available // clip.frames)
+    assert stride >= 1, f"a video of {available} frames is too short for {clip.frames}"
+    length = (available - 1) // stride + 1
+    usable = min(length, clip.longest_video)
+    begin = int(random.integers(length - usable + 1))
+    span = int(random.choice(clip.times.spans(usable)))
+    first = int(random.integers(usable - span))
+    between = 1 + random.permutation(span - 1)[: clip.frames - 2]
+    times = [first, *sorted(first + int(each) for each in between), first + span]
+    return [(begin + time) * stride for time in times], times, usable
 
 
 def window(available: int, frames: int, interval: int, random: np.random.Generator) -> list[int]:

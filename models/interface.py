@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from configs.schema import MethodConfig, SamplingConfig, TrainConfig
-from configs.shapes import VideoShape
+from configs.shapes import FrameTimes, VideoShape
 
 Networks = Mapping[str, nn.Module]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
@@ -35,6 +35,9 @@ class Batch:
     images: Tensor | None = None  # (B, I, 3, H, W), extra single frames; they carry no time
     labels: Tensor | None = None  # (B,) int64, class of each clip
     cached: Mapping[str, Tensor] | None = None  # (B, F + I, ...) by name, rounded as stored
+    # With clip.spacing=random, in units of the frame interval:
+    times: Tensor | None = None  # (B, F) float32, ascending whole numbers from 0 on
+    available: Tensor | None = None  # (B,) int64, frames of the video that times may name
 
     @classmethod
     def of(cls, loaded: Mapping[str, Tensor]) -> Batch:
@@ -56,15 +59,19 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device; the copy may run beside the computation."""
-        moved = [
-            None if part is None else part.to(device, non_blocking=True)
-            for part in (self.videos, self.images, self.labels)
-        ]
-        assert moved[0] is not None
-        cached = None
-        if self.cached is not None:
-            cached = {n: part.to(device, non_blocking=True) for n, part in self.cached.items()}
-        return Batch(moved[0], moved[1], moved[2], cached)
+
+        def move(part: Tensor | None) -> Any:
+            return None if part is None else part.to(device, non_blocking=True)
+
+        cached = self.cached and {name: move(part) for name, part in self.cached.items()}
+        return Batch(
+            videos=move(self.videos),
+            images=move(self.images),
+            labels=move(self.labels),
+            cached=cached,
+            times=move(self.times),
+            available=move(self.available),
+        )
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,8 @@ class Method(ABC):
     Sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
     # Settings below `method` that may change when a run goes on; the others say which model it is.
     adjustable: ClassVar[frozenset[str]] = frozenset()
+    # The networks that sampling needs, by name; averages are kept of these alone. None: of all.
+    sampled: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(
         self,
@@ -128,18 +137,22 @@ class Method(ABC):
         *,
         training: bool = True,
         cached: CachedShapes | None = None,
+        times: FrameTimes | None = None,
     ) -> None:
-        """`shape` is that of one clip in pixels; without `training`, only what sampling needs
-        is built, so that a sample asks for no download that only the loss would use. With
-        `cached`, batches hold those parts instead of pixels, and what makes them is not built."""
+        """`shape` is that of one clip in pixels, `times` how its frames lie in time; without
+        `training`, only what sampling needs is built, so that a sample asks for no download that
+        only the loss would use. With `cached`, batches hold those parts instead of pixels, and
+        what makes them is not built."""
         self.config = config
         self.shape = shape
         self.training = training
         self.cached = cached
+        self.times = times or FrameTimes(shape.frames)
 
     @abstractmethod
     def build_networks(self) -> dict[str, nn.Module]:
-        """New trainable networks, by the names that phases and checkpoints use."""
+        """New trainable networks, by the names that phases and checkpoints use. Without
+        `training` only those of `sampled`."""
 
     def frozen_networks(self) -> dict[str, nn.Module]:
         """Pre-trained helpers that never train and are never saved, such as an autoencoder."""
@@ -187,9 +200,28 @@ class Method(ABC):
             f"cache; leave data.cache empty"
         )
 
+    @property
+    def calibration(self) -> int:
+        """Micro batches that `calibrate` wants on each process; 0 calls it never."""
+        return 0
+
+    def calibrate(self, networks: Networks, batches: Iterable[Batch]) -> None:
+        """Measure on the data, once before a new run, what the networks keep in float buffers.
+        These are then averaged over the processes, so they should be means."""
+        raise NotImplementedError
+
     @abstractmethod
     def phases(self, step: int) -> Sequence[Phase]:
         """The optimizer steps that make up training step `step`, in order."""
+
+    def end_step(self, networks: Networks, step: int, clips: int) -> Mapping[str, Tensor]:
+        """Change after training step `step` what no optimizer does; scalars to log.
+
+        Called on every process, after the networks' float buffers were averaged over them, so
+        that what follows from those is the same everywhere. `clips` is the number of clips in
+        the step, of all processes and accumulation rounds.
+        """
+        return {}
 
     def preview_sampling(self) -> SamplingConfig:
         """Choices for the previews of a running training; override where the defaults are slow."""
@@ -202,5 +234,18 @@ class Method(ABC):
         noise: VideoNoise,
         settings: SamplingConfig,
         progress: Progress | None = None,
+        frames: int | None = None,
     ) -> Tensor:
-        """Generate len(noise) videos: (B, F, 3, H, W) float32 in [-1, 1] on the noise's device."""
+        """Generate len(noise) videos: (B, F, 3, H, W) float32 in [-1, 1] on the noise's device.
+
+        `frames` is F where it is not that of the clips in training; a method that cannot make
+        such videos raises ValueError, see `require_clip_frames`.
+        """
+
+    def require_clip_frames(self, frames: int | None) -> None:
+        """Raise ValueError unless videos as long as the clips of the training are asked for."""
+        if frames not in (None, self.shape.frames):
+            raise ValueError(
+                f"frames: this method makes videos of {self.shape.frames} frames alone, "
+                f"got {frames}"
+            )

@@ -38,4 +38,5 @@ def build_method(
 ) -> Method:
     """The method that a run's settings describe, its helpers on the CPU; see `Method`."""
     build = method_class(config.method_name)
-    return build(config.method, config.clip.shape, training=training, cached=cached)
+    clip = config.clip
+    return build(config.method, clip.shape, training=training, cached=cached, times=clip.times)

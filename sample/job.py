@@ -190,7 +190,7 @@ def _generate(
     """(B, F, 3, H, W) in [-1, 1] on the device, which may still be at work on it."""
     noise = VideoNoise([job.config.seed + index for index in indices], runtime.device)
     with torch.no_grad(), runtime.autocast():
-        return method.sample(networks, noise, job.config.sampling, progress)
+        return method.sample(networks, noise, job.config.sampling, progress, job.config.frames)
 
 
 def _write_batch(job: Job, indices: Sequence[int], videos: Tensor, progress: VideoProgress) -> None:

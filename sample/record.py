@@ -100,6 +100,7 @@ def made_by(config: SampleConfig, source: Source, precision: str) -> dict[str, A
         "ema": config.ema,
         "seed": config.seed,
         "fps": config.fps,
+        "frames": config.frames,
         "precision": precision,
         "sampling": settings["sampling"],
     }

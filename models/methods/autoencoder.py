@@ -73,8 +73,10 @@ class Autoencoder(Method):
         noise: VideoNoise,
         settings: SamplingConfig,
         progress: Progress | None = None,
+        frames: int | None = None,
     ) -> Tensor:
         """Decode Gaussian latents: a check of the decoder's range, not a generator."""
+        self.require_clip_frames(frames)
         network = networks["autoencoder"]
         assert isinstance(network, PatchAutoencoder)
         latents = self.shape.downscale(self.config.stride, self.config.channels)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import MethodConfig, SamplingConfig, require
-from configs.shapes import VideoShape
+from configs.shapes import FrameTimes, VideoShape
 from diffusion.objective import denoising_terms
 from diffusion.samplers import SAMPLERS, SOLVERS, Denoise, SamplerName
 from diffusion.schedule import NoiseSchedule, at
@@ -222,8 +222,9 @@ class Endora(Method):
         *,
         training: bool = True,
         cached: CachedShapes | None = None,
+        times: FrameTimes | None = None,
     ) -> None:
-        super().__init__(config, shape, training=training, cached=cached)
+        super().__init__(config, shape, training=training, cached=cached, times=times)
         self._device = torch.device("cpu")
         self._codec = build_codec(self.config.codec) if cached is None else None
         own_prior = self.guided and training and cached is None
@@ -401,7 +402,9 @@ class Endora(Method):
         noise: VideoNoise,
         settings: SamplingConfig,
         progress: Progress | None = None,
+        frames: int | None = None,
     ) -> Tensor:
+        self.require_clip_frames(frames)
         assert isinstance(settings, EndoraSampling)
         shape = self.latents.batch(1)[1:]
 

@@ -60,7 +60,9 @@ class Toy(Method):
         noise: VideoNoise,
         settings: SamplingConfig,
         progress: Progress | None = None,
+        frames: int | None = None,
     ) -> Tensor:
+        self.require_clip_frames(frames)
         assert isinstance(settings, ToySampling)
         deviation = self.config.noise * settings.strength
         videos = networks["mean"]() + deviation * noise.draw(*self.shape.batch(1)[1:])

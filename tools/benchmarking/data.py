@@ -135,7 +135,7 @@ def write_simulated(path: Path, frames: int, width: int, height: int, rendered: 
 def draw_from_whole(path: Path, clip: ClipConfig, random: np.random.Generator) -> Tensor:
     """The item as the published code has it: every frame of the video to RGB, then the clip's."""
     video = torch.stack(list(iterate_frames(path)))
-    where, _ = choose_clip(len(video), clip, False, random)
+    where = choose_clip(len(video), clip, False, random).where
     return resize_centre_crop(video[where], clip.size)
 
 
@@ -152,7 +152,7 @@ def needed_frames(path: Path, clip: ClipConfig, rounds: int) -> tuple[float, int
     table = frame_table(path)
     counts = []
     for number in range(2, 2 + rounds):
-        where, _ = choose_clip(len(table), clip, False, np.random.default_rng(number))
+        where = choose_clip(len(table), clip, False, np.random.default_rng(number)).where
         key = int(table.keys[table.key_before(where[0])])
         begin = int(np.searchsorted(np.asarray(table.stamps), key))
         counts.append(where[-1] + 1 - begin)

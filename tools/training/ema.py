@@ -16,13 +16,20 @@ class Ema:
 
     Buffers (such as running statistics) are copied as they are. With `warmup` the decay of step
     t is min(decay, (1 + t) / (10 + t)), so that a short run's average forgets its random start.
+    With `rampup` its half-life is at most rampup * t steps (StyleGAN2-ADA, arXiv 2006.06676).
     """
 
     def __init__(
-        self, networks: Mapping[str, nn.Module], decay: float, *, warmup: bool = False
+        self,
+        networks: Mapping[str, nn.Module],
+        decay: float,
+        *,
+        warmup: bool = False,
+        rampup: float = 0.0,
     ) -> None:
         self.decay = decay
         self.warmup = warmup
+        self.rampup = rampup
         self.networks: dict[str, nn.Module] = {
             name: copy.deepcopy(network).float().eval().requires_grad_(False)
             for name, network in networks.items()
@@ -30,7 +37,11 @@ class Ema:
 
     def decay_at(self, step: int) -> float:
         """The decay of the update that follows training step `step` (the first is 0)."""
-        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        if self.rampup == 0:
+            return decay
+        longest = self.rampup * step
+        return min(decay, 0.5 ** (1 / longest)) if longest else 0.0
 
     @torch.no_grad()
     def update(self, networks: Mapping[str, nn.Module], step: int) -> None:

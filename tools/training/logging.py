@@ -100,8 +100,11 @@ class RunLog:
             self._sums[name] = self._sums[name] + value if known else value.detach().clone()
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def write_if_due(self, step: int, rates: Mapping[str, float]) -> None:
-        """Write a line every train.log_every steps and after the last one."""
+    def write_if_due(self, step: int, clips: int, rates: Mapping[str, float]) -> None:
+        """Write a line every train.log_every steps and after the last one.
+
+        `clips` were seen so far; `kimg` in the line are thousands of their frames.
+        """
         train = self.config.train
         self._console.move_bar(step)
         if step % train.log_every and step != train.steps:
@@ -113,6 +116,7 @@ class RunLog:
         values = {
             **means,
             **{f"learning_rate/{name}": rate for name, rate in rates.items()},
+            "kimg": clips * self.config.clip.frames / 1000,
             "clips_per_second": items / seconds,
             "memory_gib": peak_memory(self.runtime.device),
         }

@@ -57,19 +57,25 @@ class TrainState:
     parallel    the same objects wrapped for several processes, where there are several
     averages    one per decay of train.ema_decays
     step        training steps done
+    clips       clips seen by all processes
     """
 
     def __init__(self, method: Method, settings: TrainConfig, runtime: Runtime) -> None:
+        self._method = method
         self.settings = settings
         self.runtime = runtime
         self.step = 0
+        self.clips = 0
+        self.clips_per_step = settings.batch_size * settings.accumulation * runtime.world_size
         self.is_sharded = settings.sharding == "full"
         self.networks: dict[str, nn.Module] = {
             name: network.to(runtime.device).train()
             for name, network in method.build_networks().items()
         }
+        averaged = {name: self.networks[name] for name in method.sampled or self.networks}
         self.averages = [
-            Ema(self.networks, decay, warmup=settings.ema_warmup) for decay in settings.ema_decays
+            Ema(averaged, decay, warmup=settings.ema_warmup, rampup=settings.ema_rampup)
+            for decay in settings.ema_decays
         ]
         if self.is_sharded:
             check_sharding(settings, self.networks, runtime.is_distributed)
@@ -136,12 +142,21 @@ class TrainState:
         for step in steps:
             step.check()
 
-    def end_step(self) -> None:
-        """Make measured buffers equal on all processes, let the averages follow, count the step."""
-        self.runtime.average_(self.measured)
+    def end_step(self) -> Mapping[str, Tensor]:
+        """Make measured buffers equal on all processes, let the method change what it controls
+        and the averages follow, count the step. Output: scalars to log."""
+        self.agree()
+        with torch.no_grad():
+            measured = self._method.end_step(self.networks, self.step, self.clips_per_step)
         for average in self.averages:
             average.update(self.networks, self.step)
         self.step += 1
+        self.clips += self.clips_per_step
+        return measured
+
+    def agree(self) -> None:
+        """Make measured buffers equal on all processes."""
+        self.runtime.average_(self.measured)
 
     def learning_rates(self) -> dict[str, float]:
         """The rate of each network's first parameter group in its latest step."""
@@ -164,6 +179,7 @@ class TrainState:
         self.settle()
         state = {
             "step": self.step,
+            "clips": self.clips,
             "networks": {name: dict(net.state_dict()) for name, net in self.networks.items()},
             "ema": [average.state() for average in self.averages],
             "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
@@ -185,6 +201,8 @@ class TrainState:
                 moments = _in_parts(moments, optimizer)
             optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = int(state["step"])
+        # Checkpoints from before clips were counted: as if the batches had always been these.
+        self.clips = int(state.get("clips", self.step * self.clips_per_step))
 
     def _loss(self, phase: Phase, batch: Batch) -> Loss:
         # Only the moving network is wrapped: the others are frozen here, and a wrapped network

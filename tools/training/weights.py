@@ -90,8 +90,10 @@ def networks_for_sampling(
     config = weights.run_config(path)
     method = build_method(config, training=False).to(torch.device(device))
     networks = method.build_networks()
+    # The raw weights of a checkpoint are of all networks that trained, such as a discriminator.
+    wanted = {name: each for name, each in weights.networks.items() if name in networks}
     try:
-        load_networks(networks, weights.networks)
+        load_networks(networks, wanted)
     except ValueError as error:
         raise ValueError(f"{path} does not fit its own settings: {error}") from None
     for network in networks.values():

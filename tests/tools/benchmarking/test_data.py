@@ -71,6 +71,6 @@ def test_needed_frames_reach_from_the_key_frame_to_the_end_of_the_clip(videos: D
     keys = [k for k in range(FRAMES) if table.is_key(int(table.stamps[k]))]
     expected = []
     for seed in (2, 3, 4):
-        where, _ = choose_clip(FRAMES, CLIP, False, np.random.default_rng(seed))
+        where = choose_clip(FRAMES, CLIP, False, np.random.default_rng(seed)).where
         expected.append(where[-1] + 1 - max(key for key in keys if key <= where[0]))
     assert needed_frames(path, CLIP, 3) == (pytest.approx(np.mean(expected)), len(keys))

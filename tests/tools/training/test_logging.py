@@ -32,7 +32,7 @@ def log_steps(config: RunConfig, first: int, last: int) -> None:
         log.begin(first)
         for step in range(first + 1, last + 1):
             log.add({"error": torch.tensor(float(step))})
-            log.write_if_due(step, {"mean": 0.1})
+            log.write_if_due(step, 4 * step, {"mean": 0.1})
 
 
 def table(config: RunConfig) -> list[dict[str, str]]:
@@ -108,7 +108,7 @@ def test_other_ranks_write_nothing(config: RunConfig, capsys: pytest.CaptureFixt
     with RunLog(config, Runtime(torch.device("cpu"), rank=1, world_size=2)) as log:
         log.begin(0)
         log.add({"error": torch.tensor(1.0)})
-        log.write_if_due(2, {})
+        log.write_if_due(2, 0, {})
         logging.getLogger("tools").info("said by all")
         logging.getLogger("tools").warning("said by one")
     assert not Path(config.output).exists()
