@@ -27,10 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 MODELS_MAY_IMPORT: dict[str, set[str]] = {
     "interface": set(),
     "layers": set(),
+    "adversarial": {"layers"},
     "backbones": {"layers"},
     "codecs": {"layers", "backbones"},
     "priors": {"layers"},
-    "methods": {"interface", "layers", "backbones", "codecs", "priors"},
+    "methods": {"interface", "adversarial", "layers", "backbones", "codecs", "priors"},
 }
 
 # Large packages, each with the places where it may be imported.

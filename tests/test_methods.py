@@ -50,7 +50,12 @@ def make_batch(method: Method, config: RunConfig, count: int = 2) -> Batch:
     shape = method.shape.with_frames(frames).batch(count)
     pixels = torch.rand(shape, generator=generator) * 2 - 1
     videos, images = pixels.split([method.shape.frames, config.data.images_per_clip], dim=1)
-    return Batch(videos, images if images.shape[1] else None)
+    times = available = None
+    if config.clip.spacing == "random":
+        times = torch.arange(float(method.shape.frames)).expand(count, -1)
+        available = torch.full((count,), 2 * method.shape.frames)
+    images = images if images.shape[1] else None
+    return Batch(videos, images, times=times, available=available)
 
 
 def run(phase: Phase, networks: dict[str, nn.Module], batch: Batch) -> Loss:
@@ -172,7 +177,12 @@ def test_frozen_helpers_need_no_gradients(method: Method) -> None:
         assert name not in method.build_networks()
 
 
-def sample(method: Method, networks: dict[str, nn.Module], seeds: list[int]) -> Tensor:
+def sample(
+    method: Method,
+    networks: dict[str, nn.Module],
+    seeds: list[int],
+    frames: int | None = None,
+) -> Tensor:
     """Videos in few steps, where the sampler has steps."""
     choices = method.Sampling()
     if any(field.name == "steps" for field in dataclasses.fields(choices)):
@@ -180,7 +190,7 @@ def sample(method: Method, networks: dict[str, nn.Module], seeds: list[int]) -> 
     calls: list[tuple[int, int]] = []
     with torch.no_grad():
         noise = VideoNoise(seeds, "cpu")
-        videos = method.sample(networks, noise, choices, lambda *done: calls.append(done))
+        videos = method.sample(networks, noise, choices, lambda *done: calls.append(done), frames)
     assert calls[-1][0] == calls[-1][1]  # progress ends at the end
     return videos
 
@@ -200,10 +210,37 @@ def test_samples_are_videos_that_belong_to_their_seeds(config: RunConfig) -> Non
 
 
 def test_networks_for_sampling_have_the_names_and_shapes_of_training(config: RunConfig) -> None:
-    shapes = [
-        {f"{n}/{k}": v.shape for n, net in networks.items() for k, v in net.state_dict().items()}
-        for networks in (
-            build_method(config, training=training).build_networks() for training in (True, False)
-        )
-    ]
-    assert shapes[0] == shapes[1]
+    trained, sampling = (
+        build_method(config, training=training).build_networks() for training in (True, False)
+    )
+    wanted = method_class(config.method_name).sampled or tuple(trained)
+    assert sampling.keys() == set(wanted)
+    for name, network in sampling.items():
+        shapes = {key: value.shape for key, value in network.state_dict().items()}
+        assert shapes == {key: v.shape for key, v in trained[name].state_dict().items()}
+
+
+def test_a_step_ends_with_scalars_and_the_same_everywhere(
+    method: Method, config: RunConfig
+) -> None:
+    networks = method.build_networks()
+    for phase in method.phases(0):
+        run(phase, networks, make_batch(method, config))
+    for step in range(4):
+        for name, value in method.end_step(networks, step, 8).items():
+            assert value.shape == (), name
+            assert torch.isfinite(value), name
+
+
+def test_longer_videos_are_made_or_refused_in_one_line(config: RunConfig) -> None:
+    torch.manual_seed(0)
+    method = build_method(config, training=False)
+    networks = {name: network.eval() for name, network in method.build_networks().items()}
+    wanted = 2 * method.shape.frames
+    try:
+        longer = sample(method, networks, [4], frames=wanted)
+    except ValueError as error:
+        assert str(error).startswith("frames: ")  # noqa: PT017
+        return
+    assert longer.shape == method.shape.with_frames(wanted).batch(1)
+    assert -1 <= longer.min() <= longer.max() <= 1

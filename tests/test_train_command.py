@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import multiprocessing
 import os
 import resource
@@ -22,6 +23,8 @@ from PIL import Image
 
 import train
 from configs.errors import run_command
+from configs.load import load_run
+from models.registry import method_config
 from tools.training.checkpoints import checkpoint_files, read_checkpoint
 from tools.training.state import TrainState
 
@@ -78,6 +81,17 @@ def test_a_run_folder_holds_what_a_reader_needs(arguments: list[str], tmp_path: 
         "step_00000002.png",
         "step_00000004.png",
     ]
+
+
+def test_the_log_counts_thousands_of_frames(arguments: list[str], tmp_path: Path) -> None:
+    assert status_of([*arguments, "train.log_every=2", "train.batch_size=3"]) == 0
+    with (tmp_path / "run" / "losses.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    frames = load_run(tmp_path / "run" / "config.yaml", [], method_config).clip.frames
+    assert [float(row["kimg"]) for row in rows] == [
+        pytest.approx(int(row["step"]) * 3 * frames / 1000) for row in rows
+    ]
+    assert rows
 
 
 def test_the_settings_left_behind_start_the_same_run(arguments: list[str], tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ def test_warmup_raises_the_decay_to_its_limit() -> None:
     assert average.decay_at(10_000) == 0.9
 
 
+def test_rampup_bounds_the_half_life_by_a_share_of_the_steps() -> None:
+    average = Ema({"a": network(0.0)}, 0.5 ** (1 / 312.5), rampup=0.05)
+    assert average.decay_at(0) == 0
+    assert average.decay_at(20) == pytest.approx(0.5)  # a half-life of one step
+    assert average.decay_at(2000) == pytest.approx(0.5**0.01)
+    assert average.decay_at(6250) == average.decay_at(10**6) == pytest.approx(0.9977844)
+
+
 def test_the_average_is_float32_needs_no_gradients_and_follows_no_optimizer() -> None:
     networks = {"a": network(1.0)}
     average = Ema(networks, 0.9)

@@ -144,6 +144,41 @@ def run(state: TrainState, method: Method, steps: int) -> None:
         state.end_step()
 
 
+class Controlled(Pair):
+    """A pair with a buffer that the method moves itself; only `second` samples."""
+
+    sampled = ("second",)
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        networks = super().build_networks()
+        networks["first"].register_buffer("strength", torch.zeros(()))
+        return networks
+
+    def end_step(self, networks: Networks, step: int, clips: int) -> dict[str, Tensor]:
+        strength = networks["first"].get_buffer("strength")
+        strength += 0.1 * clips
+        return {"strength": strength, "step": torch.tensor(float(step))}
+
+
+def test_a_method_moves_its_own_buffers_and_averages_what_samples() -> None:
+    method = Controlled(MethodConfig(), SHAPE)
+    settings = TrainConfig(batch_size=3, accumulation=2, learning_rate=0.01, clip_norm=0.0)
+    state = TrainState(method, settings, CPU)
+    logged = [dict(state.end_step()) for _ in range(2)]
+    assert [float(each["step"]) for each in logged] == [0, 1]
+    assert float(state.networks["first"].strength) == pytest.approx(1.2)
+    assert state.clips == 12
+    assert list(state.averages[0].networks) == ["second"]
+    saved = copy.deepcopy(state.state())
+    assert list(saved["ema"][0]) == ["second"]
+    other = TrainState(method, settings, CPU)
+    other.load(saved)
+    assert (other.clips, float(other.networks["first"].strength)) == (12, pytest.approx(1.2))
+    del saved["clips"]  # as in checkpoints from before clips were counted
+    other.load(saved)
+    assert other.clips == 12
+
+
 def test_saved_and_loaded_training_goes_on_exactly() -> None:
     method, state = make(ema_decays=[0.9, 0.5], ema_warmup=True, warmup_steps=3)
     run(state, method, 2)
