@@ -1,0 +1,65 @@
+"""The names in the pickles of known checkpoints that stand for nothing this project needs."""
+
+from __future__ import annotations
+
+# What becomes an empty placeholder. A name that ends in a dot stands for all that begin with it.
+INERT = (
+    # of the standard library, in the settings and counters that trainers keep
+    "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.dict",
+    "builtins.float",
+    "builtins.frozenset",
+    "builtins.int",
+    "builtins.list",
+    "builtins.object",
+    "builtins.set",
+    "builtins.slice",
+    "builtins.str",
+    "builtins.tuple",
+    "collections.Counter",
+    "collections.defaultdict",
+    "collections.deque",
+    "copyreg._reconstructor",
+    "datetime.datetime",
+    "datetime.timedelta",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.PurePosixPath",
+    "pathlib.WindowsPath",
+    "typing.Any",
+    # of NumPy: scalars, arrays and generators
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.dtypes.",
+    "numpy.ndarray",
+    "numpy.random.",
+    # of torch: modules and optimizers as objects, types and devices
+    "torch.Tensor",
+    "torch.bfloat16",
+    "torch.device",
+    "torch.float16",
+    "torch.float32",
+    "torch.float64",
+    "torch.int32",
+    "torch.int64",
+    "torch.nn.modules.",
+    "torch.nn.parameter.",
+    "torch.optim.",
+    # of containers for settings, and of the trainers that wrote the checkpoints
+    "omegaconf.",
+    "easydict.EasyDict",
+    "pytorch_lightning.",
+    "lightning.",
+    # of the StyleGAN family and of the latent video diffusion family themselves
+    "dnnlib.",
+    "src.",
+    "torch_utils.",
+    "training.",
+    "ldm.",
+    "lvdm.",
+)
