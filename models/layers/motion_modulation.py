@@ -70,7 +70,7 @@ class MotionModulation(FilterModulation):
         super().__init__()
         if mode not in MODES:
             raise ValueError(
-                f"unknown motion mode {mode!r}; choose from {', '.join(get_args(Mode))}"
+                f"unknown motion mode {mode!r}; choose from {', '.join(MODES)}"
             )
         self.inputs, self.mode = inputs, mode
         self.per_image = mode == "paper"

@@ -11,11 +11,22 @@ from torch import Tensor, nn
 
 from models.backbones.stylegan.mapping import MappingNetwork
 from models.backbones.stylegan.motion import MotionEncoder, MotionSizes
-from models.layers.modulated import ModulatedConvolution, ToRGB
+from models.layers.modulated import ModulatedConvolution, ToRGB, per_image
+from models.layers.motion_modulation import Mode, MotionModulation, MotionStyles
 from models.layers.resampling import double, low_pass_filter
 
 SMALLEST = 4  # resolution of the first maps
 FULL_PRECISION_BELOW = 16  # maps smaller than this stay float32 under autocast
+
+
+@dataclass(frozen=True)
+class MotionStyleSizes:
+    """Sizes of what MoStGAN-V (arXiv 2304.02777) adds; the defaults are its own."""
+
+    count: int = 8  # motion styles of a frame
+    width: int = 128
+    resolutions: tuple[int, ...] = (16, 32, 64, 128)  # blocks whose filters follow the motion
+    mode: Mode = "released"
 
 
 @dataclass(frozen=True)
@@ -32,12 +43,19 @@ class GeneratorSizes:
     latent_width: int = 512
     mapping_layers: int = 2
     motion: MotionSizes = field(default_factory=MotionSizes)
+    motion_styles: MotionStyleSizes | None = None  # MoStGAN-V has them, StyleGAN-V has not
 
     def __post_init__(self) -> None:
         if self.resolution < 2 * SMALLEST or self.resolution & (self.resolution - 1):
             raise ValueError(
                 f"the generator's resolution must be a power of 2, at least {2 * SMALLEST}; "
                 f"it is {self.resolution}"
+            )
+        followed = self.motion_styles.resolutions if self.motion_styles else ()
+        if self.motion_styles and not any(SMALLEST < r <= self.resolution for r in followed):
+            raise ValueError(
+                f"motion styles change no block: the generator has none of the resolutions "
+                f"{', '.join(map(str, followed))}; it has 8 to {self.resolution}"
             )
 
     def width(self, resolution: int) -> int:
@@ -54,7 +72,8 @@ class Generator(nn.Module):
     Letters:  B clips, F frames, Z content noise width, L and Zm length and width of motion noise
     Inputs:   latents (B, Z) standard normal; times (B, F) in frames, at least 0; motion_noise
               (B, L, Zm) standard normal with L of at least `motion_length(latest time)`;
-              truncation of the content in 0..1, see `MappingNetwork`
+              truncation of the content in 0..1, see `MappingNetwork`; likeness (with motion
+              styles alone): also give how alike the layers attend to them, see `likeness` below
     Output:   videos (B, F, 3, H, W) float32, about [-1, 1] after training, unbounded in principle
     """
 
@@ -65,10 +84,18 @@ class Generator(nn.Module):
         self.synthesis = SynthesisNetwork(sizes)
 
     def forward(
-        self, latents: Tensor, times: Tensor, motion_noise: Tensor, truncation: float = 1.0
-    ) -> Tensor:
+        self,
+        latents: Tensor,
+        times: Tensor,
+        motion_noise: Tensor,
+        truncation: float = 1.0,
+        *,
+        likeness: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         styles = self.mapping(latents, truncation)
-        return self.synthesis(styles, times, motion_noise)
+        motion = self.synthesis.motion_encoder(times, motion_noise)
+        videos = self.synthesis(styles, motion)
+        return (videos, self.synthesis.likeness(styles, motion)) if likeness else videos
 
     def motion_length(self, latest: float) -> int:
         """Vectors of motion noise needed for all times up to `latest`."""
@@ -76,16 +103,30 @@ class Generator(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Latents (B, W), times (B, F) and motion noise (B, L, Zm) to videos (B, F, 3, H, W)."""
+    """Latents (B, W) and the motion (B, F, V) that its `motion_encoder` gave: (B, F, 3, H, W).
+
+    A region of its own for torch.compile. Were it each block, their shapes would exceed the
+    number of variants of one code that the compiler keeps; and how much of the motion encoder's
+    noise is needed depends on the times.
+    """
+
+    compiled_alone = True
 
     def __init__(self, sizes: GeneratorSizes) -> None:
         super().__init__()
         self.sizes = sizes
         self.motion_encoder = MotionEncoder(sizes.motion)
+        extra = sizes.motion_styles
+        self.multimotionmap = (
+            MotionStyles(sizes.latent_width, sizes.motion.width, extra.count, extra.width)
+            if extra
+            else None
+        )
         self.b4 = FirstBlock(sizes.width(SMALLEST), sizes.motion.width, sizes.latent_width)
         for resolution in self.resolutions():
             given, wanted = sizes.width(resolution // 2), sizes.width(resolution)
-            block = SynthesisBlock(given, wanted, resolution, sizes.latent_width)
+            followed = extra if extra and resolution in extra.resolutions else None
+            block = SynthesisBlock(given, wanted, resolution, sizes.latent_width, followed)
             self.add_module(f"b{resolution}", block)
 
     def resolutions(self) -> Iterator[int]:
@@ -95,12 +136,37 @@ class SynthesisNetwork(nn.Module):
             yield resolution
             resolution *= 2
 
-    def forward(self, latents: Tensor, times: Tensor, motion_noise: Tensor) -> Tensor:
-        motion = self.motion_encoder(times, motion_noise).flatten(0, 1)  # (B F, V)
-        maps, pictures = self.b4(latents, motion)
+    def forward(self, latents: Tensor, motion: Tensor) -> Tensor:
+        motion_styles = self.motion_styles(latents, motion)
+        maps, pictures = self.b4(latents, motion.flatten(0, 1))
         for resolution in self.resolutions():
-            maps, pictures = self.get_submodule(f"b{resolution}")(maps, pictures, latents)
-        return pictures.unflatten(0, times.shape)
+            block = self.get_submodule(f"b{resolution}")
+            maps, pictures = block(maps, pictures, latents, motion_styles)
+        return pictures.unflatten(0, motion.shape[:2])
+
+    def motion_styles(self, latents: Tensor, motion: Tensor) -> Tensor | None:
+        """Those of every frame, (B F, J, D), or None for a generator without."""
+        if self.multimotionmap is None:
+            return None
+        motion = motion.flatten(0, 1)
+        return self.multimotionmap(per_image(latents, len(motion)), motion)
+
+    def likeness(self, latents: Tensor, motion: Tensor) -> Tensor:
+        """How alike the layers attend to different motion styles: a scalar to keep small.
+
+        The sum over the layers that follow motion, divided by the number of all layers under a
+        style. Inputs as of `forward`. Raises ValueError without motion styles.
+        """
+        motion_styles = self.motion_styles(latents, motion)
+        if motion_styles is None:
+            raise ValueError("a generator without motion styles has no likeness of them")
+        layers = [part for part in self.modules() if isinstance(part, ModulatedConvolution)]
+        total = torch.zeros((), device=latents.device)
+        for layer in layers:
+            if isinstance(layer.hypernet, MotionModulation):
+                styles = per_image(layer.affine(latents), len(motion_styles))
+                total = total + layer.hypernet.likeness(layer.weight, styles, motion_styles)
+        return total / (len(layers) + 1)  # one more: the last layer to pictures
 
 
 class LearnedConstant(nn.Module):
@@ -121,8 +187,6 @@ class LearnedConstant(nn.Module):
 class FirstBlock(nn.Module):
     """4x4: latents (B, W) and motion (B F, V) to maps (N, C, 4, 4) and pictures (N, 3, 4, 4)."""
 
-    compiled_alone = True
-
     def __init__(self, channels: int, motion_width: int, latent_width: int) -> None:
         super().__init__()
         self.input = nn.ModuleDict({"input": LearnedConstant(channels)})  # as checkpoints name it
@@ -138,25 +202,41 @@ class FirstBlock(nn.Module):
 class SynthesisBlock(nn.Module):
     """Doubles maps and pictures, and adds to the pictures what the new maps show.
 
-    Inputs:  maps (N, C, r/2, r/2), pictures (N, 3, r/2, r/2) float32, latents (B, W)
+    Inputs:  maps (N, C, r/2, r/2), pictures (N, 3, r/2, r/2) float32, latents (B, W); motion
+             styles (N, J, D) for a block that `follows` them
     Outputs: maps (N, D, r, r), pictures (N, 3, r, r) float32
     """
 
-    compiled_alone = True
     low_pass: Tensor
 
-    def __init__(self, inputs: int, outputs: int, resolution: int, latent_width: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        resolution: int,
+        latent_width: int,
+        follows: MotionStyleSizes | None = None,
+    ) -> None:
         super().__init__()
+
+        def layer(given: int, *, doubles: bool = False) -> ModulatedConvolution:
+            change = MotionModulation(given, follows.width, follows.mode) if follows else None
+            return ModulatedConvolution(
+                given, outputs, latent_width, doubles=doubles, hypernet=change
+            )
+
         self.full_precision = resolution < FULL_PRECISION_BELOW
-        self.conv0 = ModulatedConvolution(inputs, outputs, latent_width, doubles=True)
-        self.conv1 = ModulatedConvolution(outputs, outputs, latent_width)
+        self.conv0 = layer(inputs, doubles=True)
+        self.conv1 = layer(outputs)
         self.torgb = ToRGB(outputs, latent_width)
         self.register_buffer("low_pass", low_pass_filter(), persistent=False)
 
-    def forward(self, maps: Tensor, pictures: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, maps: Tensor, pictures: Tensor, latents: Tensor, motion_styles: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         with self._precision(maps.device.type):
-            maps = self.conv0(maps, latents)
-            maps = self.conv1(maps, latents)
+            maps = self.conv0(maps, latents, motion_styles)
+            maps = self.conv1(maps, latents, motion_styles)
             added = self.torgb(maps, latents)
         with torch.autocast(maps.device.type, enabled=False):
             return maps, double(pictures, self.low_pass) + added
