@@ -201,16 +201,16 @@ def resample(images: Tensor, low_pass: Tensor, *, twice: bool) -> Tensor:
 
     (B, C, H, W) -> (B, C, 2H, 2W) or (B, C, H/2 - 5, W/2 - 5). The mean is kept.
     """
-    single = images.flatten(0, 1)[:, None]  # all channels pass the same filter
-    for axis in (0, 1):
-        shape, stride = ([1, 1, -1, 1], (2, 1)) if axis == 0 else ([1, 1, 1, -1], (1, 2))
-        taps = low_pass.to(images.dtype).view(shape)
+    channels = images.shape[1]
+    for shape, along, stride in (([-1, 1], (5, 0), (2, 1)), ([1, -1], (0, 5), (1, 2))):
+        taps = low_pass.to(images.dtype).view(shape).expand(channels, 1, -1, -1)
         if twice:
-            padding = (5, 0) if axis == 0 else (0, 5)
-            single = F.conv_transpose2d(single, 2 * taps, stride=stride, padding=padding)
+            images = F.conv_transpose2d(
+                images, 2 * taps, stride=stride, padding=along, groups=channels
+            )
         else:
-            single = F.conv2d(single, taps, stride=stride)
-    return single[:, 0].unflatten(0, images.shape[:2])
+            images = F.conv2d(images, taps, stride=stride, groups=channels)
+    return images
 
 
 def colour_matrix(draws: Draws) -> Tensor:
