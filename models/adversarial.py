@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.layers.augmentation import Augmentation
+
 
 def generator_loss(fake: Tensor) -> Tensor:
     """mean softplus(-logits): the non-saturating loss. Logits of generated clips (B,) -> ()."""
@@ -47,3 +49,29 @@ def r1_loss(
         logits = discriminator(videos, times)
         penalty = gradient_penalty(logits, videos)
     return gamma / 2 * penalty.mean() + 0 * logits.sum(), logits.detach()
+
+
+@torch.no_grad()
+def adapt_strength(
+    augmentation: Augmentation, clips: int, *, due: bool, target: float = 0.6, speed: int = 500_000
+) -> Tensor:
+    """Augment more where a discriminator is surer of real clips than wanted, and less otherwise.
+
+    A discriminator that memorises the real clips gives nearly all of them a logit above 0. When
+    it is `due`, every few steps, the strength moves by (clips since then) / `speed` towards the
+    `target`, stays between 0 and 1, and counting starts again. Source: arXiv 2006.06676.
+
+    Inputs:  the augmentation, to which `record` told the logits of real clips; the number of
+             clips of this step; the mean sign wanted, from -1 to 1; the clips in which the
+             strength may rise from 0 to 1
+    Output:  the mean sign of the logits of real clips since counting started, (); NaN without any
+    """
+    augmentation.clips += clips
+    sign = augmentation.sign_sum / augmentation.sign_count
+    if due:
+        direction = (sign - target).sign().nan_to_num()
+        augmentation.strength += direction * augmentation.clips / speed
+        augmentation.strength.clamp_(0, 1)
+        for counted in (augmentation.sign_sum, augmentation.sign_count, augmentation.clips):
+            counted.zero_()
+    return sign
