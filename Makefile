@@ -23,6 +23,9 @@ export OMP_NUM_THREADS ?= $(CORES)
 # Nothing here may depend on a hub being reachable.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
+# Most of a test is one small process after another, so test files run beside each other.
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses=8 --dist=loadfile
+
 # The annotations of installed packages are those for the version that installed them.
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py \
@@ -38,10 +41,10 @@ demo: $(INSTALLED)  ## simulate clips, train, sample and write runs/demo/report.
 	$(OFFLINE) $(RUN) -m tools.demo
 
 test: lint types  ## format, lint, types and the whole suite
-	$(OFFLINE) $(RUN) -m pytest
+	$(OFFLINE) $(PYTEST)
 
 check: lint types  ## the same without the slow tests, to run before every commit
-	$(OFFLINE) $(RUN) -m pytest -m "not slow"
+	$(OFFLINE) $(PYTEST) -m "not slow"
 
 smoke: $(INSTALLED)  ## run the README's commands as they are printed
 	$(OFFLINE) $(RUN) -m pytest tests/test_readme.py
