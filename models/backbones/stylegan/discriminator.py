@@ -131,8 +131,6 @@ class DiscriminatorBlock(nn.Module):
     Output:   (N, O, H/2, H/2); float32 also under autocast where H is below 16
     """
 
-    compiled_alone = True
-
     def __init__(
         self, given: int, middle: int, wanted: int, resolution: int, *, from_rgb: bool = False
     ) -> None:
