@@ -21,7 +21,6 @@ INERT = (
     "collections.Counter",
     "collections.defaultdict",
     "collections.deque",
-    "copyreg._reconstructor",
     "datetime.datetime",
     "datetime.timedelta",
     "pathlib.Path",
@@ -32,8 +31,10 @@ INERT = (
     # of NumPy: scalars, arrays and generators
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
+    "numpy.core.numeric._frombuffer",
     "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
+    "numpy._core.numeric._frombuffer",
     "numpy.dtype",
     "numpy.dtypes.",
     "numpy.ndarray",

@@ -230,6 +230,13 @@ def _encoded(text: object, encoding: object = None) -> bytes:
     return text.encode("latin1")
 
 
+def _reconstructed(kind: object, *_unused: object) -> Inert:
+    """How the oldest pickles make an object, before they give it its attributes."""
+    if not isinstance(kind, type) or not issubclass(kind, Inert):
+        raise ValueError("an object without a class")
+    return kind()
+
+
 def _persistent(description: object) -> Persistent:
     """A module from its description; the source text in it is passed over."""
     if not isinstance(description, dict) or not isinstance(description.get("class_name"), str):
@@ -241,6 +248,7 @@ def _persistent(description: object) -> Persistent:
 
 _FUNCTIONS = {
     "_codecs.encode": _Function(_encoded),
+    "copyreg._reconstructor": _Function(_reconstructed),
     "torch.Size": _Function(_shape),
     "torch._tensor._rebuild_from_type_v2": _Function(_typed),
     "torch._utils._rebuild_parameter": _Function(_parameter),
