@@ -1,144 +1,158 @@
-"""Convert a published Endora or Latte checkpoint into weights that `sample` and `train.py` take.
+"""Convert a published checkpoint into weights that `sample` and `train.py` take.
 
-python -m tools.import_checkpoint ORIGINAL.pt --output endora-col.safetensors
+python -m tools.import_checkpoint ORIGINAL --output endora-col.safetensors
 
-The sizes are read from the file. The file is opened in torch's safe mode: no code in it runs.
+Read are Endora and Latte (.pt), StyleGAN-V and MoStGAN-V (.pkl) and both stages of LVDM (.ckpt).
+Which of them a file is, and the sizes of its networks, are read from it. No code in a file runs
+and nothing that it names is imported.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import get_args
 
 from configs.errors import run_command
-from configs.load import to_plain
-from configs.schema import ClipConfig, DataConfig, RunConfig
-from models.importers import OriginalSizes, State, import_original, original_sizes, original_state
-from models.methods.endora import SIZES, Endora, EndoraConfig, TransformerConfig
-from models.priors.features import PriorConfig
-from models.registry import build_method
-from tools.training.state import load_networks
-from tools.training.weights import Weights, write_weights
+from models.importers.containers import read_pickle
+from models.importers.lvdm import is_denoiser, lvdm_state
+from models.importers.stylegan_v import is_gan
+from models.layers.motion_modulation import Mode
+from tools.importing.choices import Choices, Imported
+from tools.importing.endora import convert, import_endora
+from tools.importing.stylegan_v import import_gan
+from tools.training.weights import write_weights
 
-STRIDE = 8  # of the autoencoder that the originals were trained with
-PRIORS = {384: "vit_small_patch8_224.dino", 768: "vit_base_patch8_224.dino"}  # by width
-HEADS = {width: heads for _, width, heads in SIZES.values()}
+__all__ = ["convert", "main"]
+
+SUFFIX = ".safetensors"
+IMPORT: dict[str, Callable[[Mapping[str, object], Choices], list[Imported]]] = {
+    "endora": import_endora,
+    "gan": import_gan,
+}
 
 
-def convert(state: State, *, heads: int | None = None, interlaced: bool = True) -> Weights:
-    """Our weights, with complete settings, from an original state dict.
+def read_original(path: Path, inert: list[str]) -> Mapping[str, object]:
+    """The content of a checkpoint, its numbers still in the file.
 
-    `heads` is needed for a width that is not one of the presets', for the file does not tell it.
-    Raises ValueError when the file is not of the known layout.
+    Raises FileNotFoundError or ValueError in one line.
     """
-    sizes = original_sizes(state)
-    config = _run_config(sizes, heads, interlaced)
-    networks = {"denoiser": import_original(state, interlaced=interlaced)}
-    return Weights(to_plain(config), config.method_name, 0, networks, None)
-
-
-def read_original(path: Path, which: str) -> State:
-    """The state dict of an original file. Raises FileNotFoundError or ValueError in one line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        # Latte's checkpoints carry the training arguments, a plain holder of values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).split("\n", 1)[0][:200]
-        raise ValueError(f"{path}: not a checkpoint that opens in safe mode: {reason}") from None
+    checkpoint = read_pickle(path, inert)
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
-    try:
-        return original_state(checkpoint, which)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return checkpoint
 
 
-def _run_config(sizes: OriginalSizes, heads: int | None, interlaced: bool) -> RunConfig:
-    heads = heads or HEADS.get(sizes.width)
-    if heads is None:
-        raise ValueError(f"--heads: the number of heads of a model {sizes.width} wide is not known")
-    prior = PriorConfig(weight=0.0)
-    if sizes.prior_width:
-        if sizes.prior_width not in PRIORS:
-            raise ValueError(f"cov.weight: no known prior is {sizes.prior_width} wide")
-        aligned = [layer for layer in PriorConfig().layers if layer < sizes.depth // 2]
-        prior = PriorConfig(
-            name=PRIORS[sizes.prior_width],
-            normalize="none",
-            layers=aligned,
-            pairs=aligned,
-            projection_width=sizes.projection_width,
-        )
-    transformer = TransformerConfig(
-        patch=sizes.patch,
-        depth=sizes.depth,
-        width=sizes.width,
-        heads=heads,
-        interlaced=interlaced,
-        classes=sizes.classes,
-    )
-    return RunConfig(
-        method_name="endora",
-        output="runs/imported",
-        clip=ClipConfig(frames=sizes.frames, size=sizes.rows * sizes.patch * STRIDE),
-        data=DataConfig(folder="data"),
-        method=EndoraConfig(transformer=transformer, prior=prior),
-    )
-
-
-def _check(weights: Weights) -> None:
-    """Raise ValueError unless the networks of this project take exactly these weights."""
-    config = weights.run_config()
-    assert isinstance(config.method, EndoraConfig)
-    # The check needs shapes alone, so the codec with the same grid that needs no download serves.
-    codec = dataclasses.replace(config.method.codec, name="pixels", stride=STRIDE)
-    method = build_method(
-        dataclasses.replace(config, method=dataclasses.replace(config.method, codec=codec)),
-        training=False,
-    )
-    assert isinstance(method, Endora)
-    channels = weights.networks["denoiser"]["transformer.patch_embedding.weight"].shape[1]
-    method.latents = dataclasses.replace(method.latents, channels=channels)
-    load_networks(method.build_networks(), weights.networks)
+def kind_of(checkpoint: Mapping[str, object]) -> str:
+    """The family of a checkpoint, by its top-level keys."""
+    if is_gan(checkpoint):
+        return "gan"
+    state = lvdm_state(checkpoint)
+    if state is not None:
+        return "lvdm" if is_denoiser(state) else "lvdm_autoencoder"
+    return "endora"
 
 
 def main() -> None:
-    """Read the command line and write the file."""
+    """Read the command line and write the file, or the files."""
+    arguments = _parser().parse_args()
+    output: Path = arguments.output
+    if output.suffix != SUFFIX:
+        raise ValueError(f"--output {output}: the name has to end in {SUFFIX}")
+    checkpoint = read_original(arguments.original, arguments.inert)
+    kind = kind_of(checkpoint) if arguments.kind == "auto" else arguments.kind
+    try:
+        imported = IMPORT[kind](checkpoint, _choices(arguments))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{arguments.original}: {error}") from None
+    for each in imported:
+        file = output.with_name(f"{output.stem}{each.suffix}{SUFFIX}")
+        write_weights(file, each.weights)
+        print(f"wrote {file}: {each.summary}")
+
+
+def _choices(arguments: argparse.Namespace) -> Choices:
+    return Choices(
+        which=arguments.which,
+        heads=arguments.heads,
+        interlaced=not arguments.sequential,
+        anchor_distance=arguments.anchor_distance,
+        motion_mode=arguments.motion_mode,
+        latent_scale=arguments.latent_scale,
+        latent_shift=arguments.latent_shift,
+        size=arguments.size,
+        frames=arguments.frames,
+        time_factor=arguments.time_factor,
+        frame_interval=arguments.frame_interval,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.import_checkpoint",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("original", type=Path, metavar="ORIGINAL.pt")
+    parser.add_argument("original", type=Path, metavar="ORIGINAL")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors")
-    parser.add_argument("--which", choices=("ema", "model"), default="ema", help="default: ema")
-    parser.add_argument("--heads", type=int, help="attention heads, for sizes off the presets")
     parser.add_argument(
+        "--kind", choices=("auto", *IMPORT), default="auto", help="default: auto, the file tells"
+    )
+    parser.add_argument(
+        "--which",
+        choices=("ema", "model"),
+        default="ema",
+        help="averaged weights (default), or those of training",
+    )
+    parser.add_argument(
+        "--inert",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a global in the file that may stand for nothing, as package.module.Name; it is not "
+        "imported",
+    )
+    endora = parser.add_argument_group("Endora and Latte")
+    endora.add_argument("--heads", type=int, help="attention heads, for sizes off the presets")
+    endora.add_argument(
         "--sequential", action="store_true", help="all spatial blocks come before all temporal ones"
     )
-    arguments = parser.parse_args()
-    if arguments.output.suffix != ".safetensors":
-        raise ValueError(f"--output {arguments.output}: the name has to end in .safetensors")
-    state: Any = read_original(arguments.original, arguments.which)
-    try:
-        weights = convert(state, heads=arguments.heads, interlaced=not arguments.sequential)
-        _check(weights)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{arguments.original}: {error}") from None
-    write_weights(arguments.output, weights)
-    transformer = weights.config["method"]["transformer"]
-    print(
-        f"wrote {arguments.output}: depth {transformer['depth']}, width {transformer['width']}, "
-        f"patch {transformer['patch']}, {weights.config['clip']['frames']} frames"
+    gan = parser.add_argument_group("StyleGAN-V and MoStGAN-V")
+    gan.add_argument(
+        "--anchor-distance",
+        type=int,
+        metavar="FRAMES",
+        help="between motion codes; by default what the file says",
     )
+    gan.add_argument(
+        "--motion-mode",
+        choices=get_args(Mode),
+        default="released",
+        help="MoStGAN-V: how motion changes filters; default: released",
+    )
+    lvdm = parser.add_argument_group("LVDM")
+    lvdm.add_argument(
+        "--latent-scale", type=float, metavar="S", help="stage 2 learned S * (latent + B)"
+    )
+    lvdm.add_argument(
+        "--latent-shift",
+        type=float,
+        metavar="B",
+        help="the trainings on endoscopy have S 0.33422927 and B 1.4606637",
+    )
+    lvdm.add_argument("--size", type=int, default=128, help="pixels a side; default: 128")
+    lvdm.add_argument("--frames", type=int, help="of a clip of stage 1; default: 16")
+    lvdm.add_argument(
+        "--time-factor", type=int, default=4, help="frames in a latent frame; default: 4"
+    )
+    parser.add_argument(
+        "--frame-interval",
+        type=int,
+        default=1,
+        help="source frames from one frame to the next, to note down (not Endora); default: 1",
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Settings and weights of this project from those of original checkpoints, one file per family."""

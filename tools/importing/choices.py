@@ -1,0 +1,33 @@
+"""What a person may add to what an original checkpoint tells, and what comes of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tools.training.weights import Weights
+
+
+@dataclass(frozen=True)
+class Choices:
+    """None where the file, or the usual settings, are to decide."""
+
+    which: str = "ema"  # ema or model: averaged weights, or those of training
+    heads: int | None = None  # Endora and Latte: of attention, for widths off the presets
+    interlaced: bool = True  # Endora and Latte: spatial and temporal blocks alternate
+    anchor_distance: int | None = None  # StyleGAN-V, MoStGAN-V: frames between motion codes
+    motion_mode: str = "released"  # MoStGAN-V: how motion changes filters
+    latent_scale: float | None = None  # LVDM: latents are scale * (latent + shift)
+    latent_shift: float | None = None  # LVDM
+    size: int = 128  # LVDM: pixels a side
+    frames: int | None = None  # LVDM, stage 1: of a clip
+    time_factor: int = 4  # LVDM: frames of the clip in one latent frame
+    frame_interval: int = 1  # of the clips that a GAN or LVDM was trained on
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights to write, and in a few words what they are."""
+
+    weights: Weights
+    summary: str
+    suffix: str = ""  # put before .safetensors, where one original makes several files
