@@ -18,7 +18,7 @@ from torch.optim import Adam, Optimizer
 
 from configs.schema import MethodConfig, SamplingConfig, TrainConfig, require
 from configs.shapes import FrameTimes, VideoShape
-from models.adversarial import discriminator_loss, generator_loss, r1_loss
+from models.adversarial import adapt_strength, discriminator_loss, generator_loss, r1_loss
 from models.backbones.stylegan.discriminator import Discriminator, DiscriminatorSizes
 from models.backbones.stylegan.generator import Generator, GeneratorSizes
 from models.backbones.stylegan.motion import MotionSizes
@@ -268,13 +268,15 @@ class StyleGANV(Method):
 
     def generator_loss(self, networks: Networks, batch: Batch) -> Loss:
         """Generated clips are to pass for real ones."""
-        videos, times = self.generate(networks["generator"], batch)
+        latents, times, noise = self.draw_inputs(batch)
+        videos = networks["generator"](latents, times, noise)
         return Loss(generator_loss(networks["discriminator"](videos, times)))
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Loss:
         """Real clips and generated ones are to be told apart."""
+        latents, times, noise = self.draw_inputs(batch)
         with torch.no_grad():  # in training mode still: the mean style follows here too
-            videos, times = self.generate(networks["generator"], batch)
+            videos = networks["generator"](latents, times, noise)
         generated = networks["discriminator"](videos, times)
         real = networks["discriminator"](batch.videos, real_times(batch))
         observe(networks["discriminator"], real)
@@ -289,21 +291,18 @@ class StyleGANV(Method):
         observe(discriminator, real)
         return Loss(settings.every * loss, {"r1": loss.detach()})
 
-    def generate(self, generator: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """As many clips as the batch has, whose times are spread as those of its videos.
-
-        Outputs: (B, F, 3, H, W), (B, F)
-        """
+    def draw_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What the generator makes as many clips from as the batch has: latents (B, Z), times
+        (B, F), spread as those of the batch's videos, and motion noise (B, L, Zm)."""
         if batch.available is None:
             raise ValueError(NO_TIMES)
-        available, count = batch.available, len(batch.videos)
-        device = available.device
-        drawn = available[torch.randint(count, (count,), device=device)]
-        times = draw_times(self.times, drawn)
+        count, device = len(batch.available), batch.available.device
+        drawn = torch.randint(count, (count,), device=device)
+        times = draw_times(self.times, batch.available[drawn])
         latents = torch.randn(count, self.config.latent, device=device)
         length = self.motion.noise_length(self.times.longest_video - 1)
         noise = torch.randn(count, length, self.motion.noise_width, device=device)
-        return generator(latents, times, noise), times
+        return latents, times, noise
 
     def end_step(self, networks: Networks, step: int, clips: int) -> Mapping[str, Tensor]:
         """Augment more where the outputs on real clips are surer than the target, else less."""
@@ -311,15 +310,10 @@ class StyleGANV(Method):
         if augmentation is None:
             return {}
         settings = self.config.augmentation
-        augmentation.clips += clips
-        sign = augmentation.sign_sum / augmentation.sign_count
-        if (step + 1) % settings.every == 0:
-            augmentation.strength += (sign - settings.target).sign() * (
-                augmentation.clips / settings.speed
-            )
-            augmentation.strength.clamp_(0, 1)
-            for total in (augmentation.sign_sum, augmentation.sign_count, augmentation.clips):
-                total.zero_()
+        due = (step + 1) % settings.every == 0
+        sign = adapt_strength(
+            augmentation, clips, due=due, target=settings.target, speed=settings.speed
+        )
         return {"sign_real": sign, "augmentation": augmentation.strength}
 
     # ------------------------------------------------------------ sampling
