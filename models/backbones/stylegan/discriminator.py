@@ -45,11 +45,11 @@ class DiscriminatorSizes:
     frame_differences: bool = False  # MoStGAN-V: judge the differences of frames as well
 
     def __post_init__(self) -> None:
-        for name, least in (("resolution", 2 * SMALLEST), ("joined_at", SMALLEST)):
+        for name in ("resolution", "joined_at"):
             value = getattr(self, name)
-            if value < least or value & (value - 1):
+            if value < 2 * SMALLEST or value & (value - 1):
                 raise ValueError(
-                    f"the discriminator's {name} must be a power of 2, at least {least}; "
+                    f"the discriminator's {name} must be a power of 2, at least {2 * SMALLEST}; "
                     f"it is {value}"
                 )
         if self.joined_at >= self.resolution:
