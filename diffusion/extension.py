@@ -2,36 +2,33 @@
 
 The first window is a clip as ever. Every further one is a clip whose first frames are given: the
 last frames of what is there. A model of whole clips is conditioned on them by saying, at every
-step of the sampler, that the clean sample of the given frames is known. A sampler then moves these
-frames along the diffusion of the known ones: deterministic ones along the straight line between
-known frame and noise, DDPM by draws from the posterior. Frames do not mix in a sampler's own
-arithmetic, so this holds for each of them, multistep ones with their history included, and none
-knows of it. This is the replacement of "Video diffusion models" (arXiv 2204.03458, section 3.1) and
-RePaint (arXiv 2201.09865).
+step of the sampler, that the clean sample of the given frames is known (replacement; arXiv
+2204.03458, section 3.1, and 2201.09865). A sampler then moves these frames along the diffusion of
+the known ones: deterministic ones straight from noise to known frame, DDPM by draws from the
+posterior. In a sampler's own arithmetic frames do not mix, so this holds for multistep samplers
+with their history too, and no sampler knows of it.
 
-Replacement alone leaves it to the network to let new frames follow the given ones. What helps it:
-
-`WindowNoise`      new windows go on with the noise that the given frames came from
-`Conditioning`     `corrections`: steps of a conjugate gradient method that bring the network's own
-                   idea of the given frames to what they are, and the new ones along with them;
-                   `rounds`: going back to a noisier level and denoising again
+Replacement alone leaves it to the network to let new frames follow the given ones, and falls short
+even with a perfect network: new frames move away from what the given ones say of them. Two things
+mend that. `WindowNoise` lets new windows go on with the noise of the given frames, where frames
+share noise. And corrections (see `conditioned`) bring the network's own idea of the given frames to
+what they are, and that of the new ones along with it: two of them make Gaussian data come out
+right. Going back to a noisier level and denoising again, as RePaint does, was tried over half the
+steps and more, and left Gaussian data no better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffusion.samplers import Denoise, Draw, Report, Sampler
-from diffusion.schedule import NoiseSchedule, at
+from diffusion.schedule import NoiseSchedule, at, on_device
 
-# What the noise of a new window has from the one before: the noise of the given frames and what
-# all frames share, the shared part alone, or nothing.
-Carried = Literal["all", "shared", "none"]
+TINY = 1e-20  # stands in for a squared norm of zero
 
 
 @dataclass(frozen=True)
@@ -68,46 +65,27 @@ class Windows:
         return [self.length + k * new for k in range(self.count - 1)]
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """How new frames are made to follow the given ones.
-
-    Attributes:
-        corrections  conjugate gradient steps at every denoising step; each costs a backward pass
-        rounds       how often a window goes back to a noisier level and is denoised again
-        back         how far it goes back, as a share of the steps
-    """
-
-    corrections: int = 0
-    rounds: int = 0
-    back: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("corrections", "rounds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: 0 or more, got {getattr(self, name)}")
-        if not 0 < self.back <= 1:
-            raise ValueError(f"back: above 0 and at most 1, got {self.back}")
-
-
 class WindowNoise:
     """Noise of windows whose frames share part of it (arXiv 2305.10474, mixed noise).
 
-    The first window's is that of a clip. A further window goes on with what its first call, its
-    second call, ... had in the window before: the shared part, and the own parts of the frames
-    that are given. The own parts of its new frames are drawn such that the window's noise is
-    distributed as a clip's is. What is kept is one number for each of these and call of `draw`.
+    The first window's is that of a clip. In a further window, the first call, the second call, ...
+    goes on with what the window before had at that call: given frames keep their noise, and new
+    frames share the part that their predecessor shared, of which a little is renewed from frame
+    to frame. Their own parts are drawn such that, without renewal, a window's noise is distributed
+    as a clip's is. What is kept for this is, for every call, twice the noise of the given frames.
 
-    Inputs:  draw, standard normal noise (B, F, C, h, w), F the window's length; share, that of the
-             variance which all frames have in common, at least 0 and below 1
+    Inputs:  draw, standard normal noise (B, F, C, h, w), F the window's length
+             share, that of the variance which a clip's frames have in common, from 0 to below 1
+             continued, that of the shared part's variance which lasts for F frames, from 0 to 1
     """
 
     def __init__(
-        self, draw: Draw, windows: Windows, *, share: float = 0.0, carried: Carried = "all"
+        self, draw: Draw, windows: Windows, *, share: float = 0.0, continued: float = 1.0
     ) -> None:
-        self.draw, self.windows, self.share, self.carried = draw, windows, share, carried
-        self._earlier: list[tuple[Tensor | None, Tensor | None]] = []  # of the window before
-        self._current: list[tuple[Tensor | None, Tensor | None]] = []
+        self.draw, self.windows, self.share = draw, windows, share
+        self.lasting = continued ** (1 / windows.length)  # from one frame to the next
+        self._earlier: list[tuple[Tensor, Tensor]] = []  # by call: shared and own parts
+        self._current: list[tuple[Tensor, Tensor]] = []
 
     def next_window(self) -> None:
         """What was drawn so far is of an earlier window."""
@@ -115,30 +93,27 @@ class WindowNoise:
 
     def __call__(self) -> Tensor:
         """(B, F, C, h, w) of unit variance."""
-        fresh, call = self.draw(), len(self._current)
-        shared, own = self._earlier[call] if call < len(self._earlier) else (None, None)
-        noise, parts = self._mixed(fresh, shared, own)
-        self._current.append(parts)
-        return noise
-
-    def _mixed(
-        self, fresh: Tensor, shared: Tensor | None, given: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-        kept = self.windows.overlap
+        fresh, call, kept = self.draw(), len(self._current), self.windows.overlap
         if self.windows.count == 1:
-            return mixed_noise(fresh, self.share), (None, None)
-        if self.share == 0:
-            if given is not None:
-                fresh = torch.cat([given, fresh[:, kept:]], dim=1)
-            return fresh, (None, fresh[:, -kept:].clone() if self.carried == "all" else None)
-        own_shared, own = noise_parts(fresh)
-        if given is not None:
-            own = torch.cat([given, _completed(given, fresh[:, kept:])], dim=1)
-        parts = own_shared if shared is None else shared
-        return _joined(parts, own, self.share), (
-            parts if self.carried != "none" else None,
-            own[:, -kept:].clone() if self.carried == "all" else None,
-        )
+            return mixed_noise(fresh, self.share)
+        shared, own = noise_parts(fresh) if self.share else (torch.zeros_like(fresh[:, :1]), fresh)
+        shared = shared.expand_as(own)
+        if call < len(self._earlier):
+            earlier, given = self._earlier[call]
+            new = _completed(given, fresh[:, kept:]) if self.share else fresh[:, kept:]
+            shared, own = self._going_on(earlier), torch.cat([given, new], dim=1)
+        self._current.append((shared[:, -kept:].clone(), own[:, -kept:].clone()))
+        return _joined(shared, own, self.share) if self.share else own
+
+    def _going_on(self, earlier: Tensor) -> Tensor:
+        """The shared parts of the given frames, followed by those of the new ones."""
+        parts = list(earlier.unbind(1))
+        new = self.windows.length - self.windows.overlap
+        if self.lasting == 1 or not self.share:
+            return torch.stack([*parts, *[parts[-1]] * new], dim=1)
+        for fresh in self.draw()[:, :new].unbind(1):
+            parts.append(self.lasting**0.5 * parts[-1] + (1 - self.lasting) ** 0.5 * fresh)
+        return torch.stack(parts, dim=1)
 
 
 def mixed_noise(noise: Tensor, share: float) -> Tensor:
@@ -177,9 +152,9 @@ def _completed(given: Tensor, fresh: Tensor) -> Tensor:
 def extended(
     sampler: Sampler,
     schedule: NoiseSchedule,
-    denoise: Callable[[NoiseSchedule], Denoise],
+    denoise: Callable[[], Denoise],
     noise: WindowNoise,
-    conditioning: Conditioning | None = None,
+    corrections: int = 0,
     report: Report = lambda done, total: None,
 ) -> Iterator[Tensor]:
     """Sample a long video, a window at a time: yields the new frames (B, n, C, h, w) of each.
@@ -188,69 +163,59 @@ def extended(
     the same noise: the last window is made whole, and what is too much of it is not given away.
 
     Inputs:  schedule, the levels that the sampler visits
-             denoise, makes the function of one run of the sampler over the levels it is given
+             denoise, makes the denoising function of one window
              noise, of the videos; it knows the windows
+             corrections, see `conditioned`
              report, gets (steps done, steps in all), over all windows
     """
-    conditioning, windows = conditioning or Conditioning(), noise.windows
-    kept = max(1, round(conditioning.back * len(schedule)))  # levels of a further round
-    again = schedule.respaced(range(kept))
-    each = len(schedule) + conditioning.rounds * kept
-    total = len(schedule) + (windows.count - 1) * each
-    done = 0
+    windows, overlap, steps = noise.windows, noise.windows.overlap, len(schedule)
 
-    def counted(step: int, _: int) -> None:
-        report(done + step, total)
+    def reporting(window: int) -> Report:
+        return lambda done, _: report(window * steps + done, windows.count * steps)
 
-    window = sampler(schedule, denoise(schedule), noise(), noise, counted)
-    done += len(schedule)
+    window = sampler(schedule, denoise(), noise(), noise, reporting(0))
     yield window[:, : windows.total]
-    made = windows.length
-    while made < windows.total:
+    for index, seam in enumerate(windows.seams, start=1):
         noise.next_window()
-        known = window[:, -windows.overlap :]
-        levels, start = schedule, noise()
-        for turn in range(conditioning.rounds + 1):
-            if turn:
-                levels = again
-                top = torch.full((len(window),), len(levels) - 1, device=window.device)
-                start = levels.add_noise(window, noise(), top)
-            start = _with_known(levels, known, start, clean=turn > 0)
-            function = conditioned(denoise(levels), levels, known, conditioning.corrections)
-            window = sampler(levels, function, start, noise, counted)
-            done += len(levels)
-        window = torch.cat([known, window[:, windows.overlap :]], dim=1)  # known to the last bit
-        yield window[:, windows.overlap :][:, : windows.total - made]
-        made += windows.length - windows.overlap
-
-
-def _with_known(levels: NoiseSchedule, known: Tensor, start: Tensor, *, clean: bool) -> Tensor:
-    """Let the first frames of a window's noise be the known ones at the noisiest level; where
-    `clean`, the window has been diffused already, known frames and all."""
-    if clean:
-        return start
-    overlap = known.shape[1]
-    top = torch.full((len(known),), len(levels) - 1, device=known.device)
-    diffused = levels.add_noise(known, start[:, :overlap], top)
-    return torch.cat([diffused, start[:, overlap:]], dim=1)
+        known, start = window[:, -overlap:], noise()
+        level = torch.full((len(known),), steps - 1, device=known.device)
+        diffused = schedule.add_noise(known, start[:, :overlap], level)
+        start = torch.cat([diffused, start[:, overlap:]], dim=1)
+        function = conditioned(denoise(), schedule, known, corrections, noise.share)
+        window = sampler(schedule, function, start, noise, reporting(index))
+        window = torch.cat([known, window[:, overlap:]], dim=1)  # known to the last bit
+        yield window[:, overlap : overlap + windows.total - seam]
 
 
 def conditioned(
-    denoise: Denoise, schedule: NoiseSchedule, known: Tensor, corrections: int = 0
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    known: Tensor,
+    corrections: int = 0,
+    share: float = 0.0,
 ) -> Denoise:
     """A denoiser of windows whose first frames are known: of these it predicts the noise that
     leads to the known ones, and the posterior's variance.
 
+    Each correction is a backward pass through `denoise`, with respect to the noisy window.
+
     Inputs:  schedule, the levels that are visited; known (B, K, C, h, w) clean, 1 <= K < F
+             share, what frames share of the noise's variance
     """
     overlap = known.shape[1]
 
     def function(noisy: Tensor, timestep: Tensor) -> Tensor:
-        timesteps = schedule.timesteps.to(timestep.device)
-        level = torch.searchsorted(timesteps, timestep)
+        level = torch.searchsorted(on_device(schedule.timesteps, timestep.device), timestep)
         signal, deviation = at(schedule.signal, level, noisy), at(schedule.noise, level, noisy)
         if corrections:
-            prediction = _corrected(denoise, noisy, timestep, known, signal, deviation, corrections)
+            prediction = _corrected(
+                lambda given: denoise(given, timestep),
+                noisy,
+                known,
+                (signal, deviation),
+                corrections,
+                share,
+            )
         else:
             prediction = denoise(noisy, timestep).float()
         predicted, interpolation = prediction.chunk(2, dim=2)
@@ -268,51 +233,55 @@ def conditioned(
 
 
 def _corrected(
-    denoise: Denoise,
+    denoise: Callable[[Tensor], Tensor],
     noisy: Tensor,
-    timestep: Tensor,
     known: Tensor,
-    signal: Tensor,
-    deviation: Tensor,
+    level: tuple[Tensor, Tensor],
     corrections: int,
+    share: float,
 ) -> Tensor:
     """The prediction for a window, given also that its first frames are `known`.
 
-    By Tweedie's formula the covariance of the clean sample, given the noisy one, is the Jacobian
-    of its expectation times deviation^2 / signal. So for Gaussian data the expectation given the
-    known frames too is start + C v, where C v restricted to the known frames is what the
-    expectation of them lacks. The conjugate residual method finds C v from products with C, each
-    one backward pass; every step of it brings the expectation closer to the known frames, whatever
-    the scale of C.
+    By Tweedie's formula the covariance C of the clean sample, given the noisy one, is up to a
+    factor the covariance of the noise times the transposed Jacobian of the expectation E. So for
+    Gaussian data the expectation given the known frames too is E + C v with that v, zero on new
+    frames, for which the known ones come out. Each step adds the product of C with what they still
+    lack, made orthogonal on the known frames to the products before (generalised conjugate
+    residuals): what they lack shrinks with every step, whatever the scale of C.
     """
-    overlap = known.shape[1]
+    (signal, deviation), overlap = level, known.shape[1]
     with torch.enable_grad():
         given = noisy.detach().requires_grad_()
-        prediction = denoise(given, timestep).float()
-        noise, interpolation = prediction.chunk(2, dim=2)
-        start = (given - deviation * noise) / signal
-    residual = known - start.detach()[:, :overlap]
+        prediction = denoise(given).float()
+        predicted, interpolation = prediction.chunk(2, dim=2)
+        start = (given - deviation * predicted) / signal
+    lacking = known - start.detach()[:, :overlap]
     change = torch.zeros_like(noisy)
+    products: list[tuple[Tensor, Tensor]] = []  # and their squared norms on the known frames
+    for step in range(corrections):
+        vector = torch.cat([lacking, torch.zeros_like(noisy[:, overlap:])], dim=1)
+        more = step + 1 < corrections
+        (through,) = torch.autograd.grad(start, given, vector, retain_graph=more)
+        product = _times_covariance(through, share)
+        for earlier, norm in products:
+            along = _dot(product[:, :overlap], earlier[:, :overlap]) / norm
+            product = product - along * earlier
+        norm = _dot(product[:, :overlap], product[:, :overlap]).clamp(min=TINY)
+        amount = _dot(lacking, product[:, :overlap]) / norm
+        change = change + amount * product
+        lacking = lacking - amount * product[:, :overlap]
+        products.append((product, norm))
+    corrected = predicted.detach() - signal / deviation * change
+    return torch.cat([corrected, interpolation.detach()], dim=2)
 
-    def product(vector: Tensor) -> Tensor:
-        padded = torch.cat([vector, torch.zeros_like(noisy[:, overlap:])], dim=1)
-        return torch.autograd.grad(start, given, padded, retain_graph=True)[0]
 
-    directions: list[tuple[Tensor, Tensor]] = []  # products on all frames, their squared norms
-    vector = residual
-    for _ in range(corrections):
-        through = product(vector)
-        for earlier, norm in directions:  # orthogonal on the known frames, C symmetric or not
-            overlapping = _dot(through[:, :overlap], earlier[:, :overlap]) / norm
-            through = through - overlapping * earlier
-        norm = _dot(through[:, :overlap], through[:, :overlap]).clamp(min=1e-12)
-        step = _dot(residual, through[:, :overlap]) / norm
-        change = change + step * through
-        residual = residual - step * through[:, :overlap]
-        directions.append((through, norm))
-        vector = residual
-    noise = noise.detach() - signal / deviation * change
-    return torch.cat([noise, interpolation.detach()], dim=2)
+def _times_covariance(values: Tensor, share: float) -> Tensor:
+    """The covariance of a clip's noise over its frames times values (B, F, ...)."""
+    if share == 0:
+        return values
+    frames = values.shape[1]
+    mean = values.mean(1, keepdim=True)
+    return share * frames * mean + (1 - share) * frames / (frames - 1) * (values - mean)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
