@@ -82,19 +82,20 @@ class ModulatedConvolution(nn.Module):
             self.register_buffer("low_pass", low_pass_filter(), persistent=False)
 
     def forward(self, maps: Tensor, latents: Tensor, motion: Tensor | None = None) -> Tensor:
+        scales, filters = None, None
         with torch.autocast(maps.device.type, enabled=False):
-            styles = self.affine(latents.float())
-            if self.hypernet is not None:
-                if motion is None:
-                    raise ValueError("a convolution that follows motion was given no motion styles")
-                styles = per_image(styles, len(maps))
-                if self.hypernet.per_image:
-                    filters = self.hypernet.filters(self.weight, styles, motion)
-                    return self._finish(self._convolve_each(maps, filters), None)
-                scales = self.hypernet.demodulation(self.weight, styles, motion)
+            given = self.affine(latents.float())
+            styles = per_image(given, len(maps))
+            if self.hypernet is None:  # computed once a clip
+                scales = per_image(demodulation(self.weight, given), len(maps))
+            elif motion is None:
+                raise ValueError("a convolution that follows motion was given no motion styles")
+            elif self.hypernet.per_image:
+                filters = self.hypernet.filters(self.weight, styles, motion)
             else:
-                scales = per_image(demodulation(self.weight, styles), len(maps))
-                styles = per_image(styles, len(maps))
+                scales = self.hypernet.demodulation(self.weight, styles, motion)
+        if filters is not None:
+            return self._finish(self._convolve_each(maps, filters), None)
         return self._finish(self._convolve(maps * _over_maps(styles, maps)), scales)
 
     def _convolve(self, maps: Tensor) -> Tensor:
