@@ -36,7 +36,8 @@ class Windows:
     """How windows of `length` frames, each beginning with the last `overlap` frames of the one
     before, make a video of `total` frames. Frames are those of the latents.
 
-    Raises ValueError where `overlap` is not from 1 to length - 1 or `total` below 1.
+    Raises ValueError where `total` is below 1, or `overlap` not from 1 to length - 1 though more
+    than one window is needed.
     """
 
     length: int
@@ -159,8 +160,8 @@ def extended(
 ) -> Iterator[Tensor]:
     """Sample a long video, a window at a time: yields the new frames (B, n, C, h, w) of each.
 
-    The first are those of a clip sampled by itself. A longer video begins with the shorter one of
-    the same noise: the last window is made whole, and what is too much of it is not given away.
+    The first are those of a clip sampled by itself. Windows are whole, so that a longer video
+    begins with the shorter one of the same noise; all together may be more than the video's total.
 
     Inputs:  schedule, the levels that the sampler visits
              denoise, makes the denoising function of one window
@@ -174,8 +175,8 @@ def extended(
         return lambda done, _: report(window * steps + done, windows.count * steps)
 
     window = sampler(schedule, denoise(), noise(), noise, reporting(0))
-    yield window[:, : windows.total]
-    for index, seam in enumerate(windows.seams, start=1):
+    yield window
+    for index in range(1, windows.count):
         noise.next_window()
         known, start = window[:, -overlap:], noise()
         level = torch.full((len(known),), steps - 1, device=known.device)
@@ -184,7 +185,7 @@ def extended(
         function = conditioned(denoise(), schedule, known, corrections, noise.share)
         window = sampler(schedule, function, start, noise, reporting(index))
         window = torch.cat([known, window[:, overlap:]], dim=1)  # known to the last bit
-        yield window[:, overlap : overlap + windows.total - seam]
+        yield window[:, overlap:]
 
 
 def conditioned(

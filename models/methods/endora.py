@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from configs.schema import MethodConfig, SamplingConfig, require
 from configs.shapes import FrameTimes, VideoShape
+from diffusion.extension import WindowNoise, Windows, extended, mixed_noise
 from diffusion.objective import denoising_terms
 from diffusion.samplers import SAMPLERS, SOLVERS, Denoise, SamplerName
 from diffusion.schedule import NoiseSchedule, at
@@ -138,8 +139,23 @@ class EndoraSampling(SamplingConfig):
     reuse: float = 0.0
     decode: Literal["fp32", "bf16"] = "fp32"  # of latents to pixels; bf16 takes half the time
 
+    # Of videos of more frames than a clip (frames=N), made by windows that overlap:
+    overlap: int = 2  # frames of a window that are the last ones of the window before
+    # Of what frames share of their noise (method.shared_noise), the share of the variance that
+    # lasts over as many frames as a clip has. 1 keeps the scene for good; less lets it move on.
+    continued: float = 0.8
+    # Backward passes at every step that bring new frames in line with the ones before. Each costs
+    # about as much as the step itself once more.
+    corrections: int = 1
+
     def __post_init__(self) -> None:
         require(self.reuse >= 0, f"sampling.reuse: 0 or more, got {self.reuse}")
+        require(self.overlap >= 1, f"sampling.overlap: at least 1 frame, got {self.overlap}")
+        require(
+            0 <= self.continued <= 1,
+            f"sampling.continued: from 0 to 1, got {self.continued}",
+        )
+        require(self.corrections >= 0, f"sampling.corrections: 0 or more, got {self.corrections}")
 
 
 Network = Callable[..., Any]  # (noisy, timestep, labels) -> something with a `prediction`
@@ -347,18 +363,11 @@ class Endora(Method):
         return latents, [parts[name].float() for name in names] if names else None
 
     def _mixed(self, noise: Tensor) -> Tensor:
-        """Let the F frames of each clip share part of their noise: (B, F + I, C, h, w).
-
-        The mean of F independent draws, scaled to unit variance, is the shared part, so that no
-        further random numbers are needed; what remains of each frame is its own part.
-        """
+        """Let the F frames of each clip share part of their noise: (B, F + I, C, h, w)."""
         share, frames = self.config.shared_noise, self.latents.frames
         if share == 0:
             return noise
-        clip, images = noise[:, :frames], noise[:, frames:]
-        mean = clip.mean(1, keepdim=True)
-        shared, own = mean * frames**0.5, (clip - mean) * (frames / (frames - 1)) ** 0.5
-        return torch.cat([share**0.5 * shared + (1 - share) ** 0.5 * own, images], dim=1)
+        return torch.cat([mixed_noise(noise[:, :frames], share), noise[:, frames:]], dim=1)
 
     def _as_noise(self, prediction: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The network's output with noise in its first half, whatever it predicts:
@@ -404,22 +413,43 @@ class Endora(Method):
         progress: Progress | None = None,
         frames: int | None = None,
     ) -> Tensor:
-        self.require_clip_frames(frames)
         assert isinstance(settings, EndoraSampling)
-        shape = self.latents.batch(1)[1:]
-
-        def draw() -> Tensor:
-            return self._mixed(noise.draw(*shape))
-
+        shape, windows = self.latents.batch(1)[1:], self.windows(settings, frames)
+        require(
+            windows.count == 1 or settings.reuse == 0 or settings.corrections == 0,
+            "sampling.reuse: steps that reuse blocks cannot be corrected, as videos of more frames "
+            "than a clip are; give sampling.reuse=0 or sampling.corrections=0",
+        )
         schedule = self.schedule.respaced(visited_timesteps(settings, self.schedule))
-        latents = SAMPLERS[settings.sampler](
+
+        def denoise() -> Denoise:
+            network = self._network(networks["denoiser"], schedule, settings)
+            return self.guided_denoise(network, settings)
+
+        pieces = extended(
+            SAMPLERS[settings.sampler],
             schedule,
-            self.guided_denoise(self._network(networks["denoiser"], schedule, settings), settings),
-            draw(),
-            draw,
+            denoise,
+            WindowNoise(
+                lambda: noise.draw(*shape),
+                windows,
+                share=self.config.shared_noise,
+                continued=settings.continued,
+            ),
+            settings.corrections,
             progress or (lambda done, total: None),
         )
-        return self.codec.decode(latents, bf16=settings.decode == "bf16")
+        bf16 = settings.decode == "bf16"
+        videos = torch.cat([self.codec.decode(piece, bf16=bf16) for piece in pieces], dim=1)
+        return videos[:, : windows.total]
+
+    def windows(self, settings: EndoraSampling, frames: int | None = None) -> Windows:
+        """How videos of so many frames are made; none is the frames of a clip."""
+        length = self.latents.frames
+        try:
+            return Windows(length, settings.overlap, length if frames is None else frames)
+        except ValueError as error:
+            raise ValueError(f"sampling.{error}") from None
 
     def _network(
         self, denoiser: nn.Module, schedule: NoiseSchedule, settings: EndoraSampling
