@@ -294,6 +294,10 @@ class StyleGANV(Method):
     def draw_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """What the generator makes as many clips from as the batch has: latents (B, Z), times
         (B, F), spread as those of the batch's videos, and motion noise (B, L, Zm)."""
+        require(
+            batch.images is None,
+            "data.images_per_clip: this method learns from clips alone; set data.images_per_clip=0",
+        )
         if batch.available is None:
             raise ValueError(NO_TIMES)
         count, device = len(batch.available), batch.available.device
