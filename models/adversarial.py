@@ -25,11 +25,12 @@ def gradient_penalty(logits: Tensor, videos: Tensor) -> Tensor:
     """|d logits / d videos|^2, averaged over the frames of a clip; can be differentiated again.
 
     Inputs:  logits (B,), videos (B, F, ...) that they were computed from
-    Output:  (B,) float32
+    Output:  (B,), at least float32
     """
     with torch.autocast(videos.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(logits.sum(), videos, create_graph=True)
-        return gradient.float().square().flatten(2).sum(2).mean(1)
+        gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        return gradient.square().flatten(2).sum(2).mean(1)
 
 
 def r1_loss(

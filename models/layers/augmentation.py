@@ -127,7 +127,7 @@ class Augmentation(nn.Module):
     def apply_draws(self, videos: Tensor, draws: Draws) -> Tensor:
         """The clips transformed as drawn: (B, F, 3, H, W) -> (B, F, 3, H, W)."""
         with torch.autocast(videos.device.type, enabled=False):
-            videos = videos if videos.dtype == torch.float64 else videos.float()
+            videos = videos.to(torch.promote_types(videos.dtype, torch.float32))
             height, width = videos.shape[-2:]
             places = source_places(draws, height, width)
             moved = move(videos.flatten(1, 2), places, self.low_pass).unflatten(1, (-1, 3))

@@ -120,7 +120,8 @@ class Discriminator(nn.Module):
             maps = self.get_submodule(f"b{resolution}")(maps)
             resolution //= 2
         with torch.autocast(videos.device.type, enabled=False):
-            return self.b4(maps.float(), self.mapping(self.time_encoder(times)))
+            maps = maps.to(self.b4.conv.weight.dtype)
+            return self.b4(maps, self.mapping(self.time_encoder(times)))
 
 
 class DiscriminatorBlock(nn.Module):
@@ -148,7 +149,7 @@ class DiscriminatorBlock(nn.Module):
         if not self.full_precision:
             return self._judge(maps)
         with torch.autocast(maps.device.type, enabled=False):
-            return self._judge(maps.float())
+            return self._judge(maps.to(self.conv0.weight.dtype))
 
     def _judge(self, maps: Tensor) -> Tensor:
         if self.fromrgb is not None:
