@@ -57,7 +57,7 @@ class ModulatedConvolution(nn.Module):
     bias (O,) from 0; `affine`, which turns latents into styles around 1; `hypernet`, where the
     filters follow motion too.
 
-    Inputs:  maps (N, I, H, W); latents (B, S) float32; motion (N, M) float32 for `hypernet`
+    Inputs:  maps (N, I, H, W); latents (B, S) and motion (N, M), for `hypernet`, float32
     Output:  (N, O, H, W), or (N, O, 2H, 2W) with `doubles`; of the maps' type
     """
 
@@ -84,7 +84,7 @@ class ModulatedConvolution(nn.Module):
     def forward(self, maps: Tensor, latents: Tensor, motion: Tensor | None = None) -> Tensor:
         scales, filters = None, None
         with torch.autocast(maps.device.type, enabled=False):
-            given = self.affine(latents.float())
+            given = self.affine(latents)
             styles = per_image(given, len(maps))
             if self.hypernet is None:  # computed once a clip
                 scales = per_image(demodulation(self.weight, given), len(maps))
@@ -142,11 +142,11 @@ class ToRGB(nn.Module):
 
     def forward(self, maps: Tensor, latents: Tensor) -> Tensor:
         with torch.autocast(maps.device.type, enabled=False):
-            styles = self.affine(latents.float()) * self.scale
+            styles = self.affine(latents) * self.scale
             # Three filters per image are small; scaled maps would be as large as the maps.
             filters = per_image(styles[:, None] * self.weight[:, :, 0, 0], len(maps))  # (N, 3, I)
         pixels = (filters.to(maps.dtype) @ maps.flatten(2)).unflatten(2, maps.shape[2:])
-        return (pixels.float() + self.bias[:, None, None]).clamp(-CLAMP, CLAMP)
+        return (pixels.to(self.bias.dtype) + self.bias[:, None, None]).clamp(-CLAMP, CLAMP)
 
 
 def per_image(vectors: Tensor, images: int) -> Tensor:

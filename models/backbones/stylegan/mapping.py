@@ -18,7 +18,7 @@ class MappingNetwork(nn.Module):
     drawn towards it, which trades variety for typical pictures.
 
     Letters:  B clips, Z noise width, W latent width
-    Inputs:   noise (B, Z); truncation: 1 leaves the latents as they are, 0 makes all the mean
+    Inputs:   noise (B, Z) float32; truncation: 1 leaves latents as they are, 0 makes all the mean
     Output:   (B, W) float32, whatever autocast says
     """
 
@@ -35,7 +35,7 @@ class MappingNetwork(nn.Module):
 
     def forward(self, noise: Tensor, truncation: float = 1.0) -> Tensor:
         with torch.autocast(noise.device.type, enabled=False):
-            latents = normalise_second_moment(noise.float())
+            latents = normalise_second_moment(noise)
             for index in range(self.depth):
                 latents = self.get_submodule(f"fc{index}")(latents)
             if self.training:

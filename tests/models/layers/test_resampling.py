@@ -117,7 +117,7 @@ def test_second_derivatives_agree_with_differences(kernel: int) -> None:
     maps = draw(1, 2, 4, 2).requires_grad_()
     weight, bias = draw(1, 2, kernel, kernel).requires_grad_(), draw(1).requires_grad_()
     check = torch.autograd.gradgradcheck
-    assert check(lambda x, w, b: convolve_halved(x, w, K, b), (maps, weight, bias))
+    assert check(lambda x, w, b: convolve_halved(x, w, K, b), (maps, weight, bias), fast_mode=True)
     if kernel == 3:
         assert check(lambda x, w: convolve_doubled(x, w, K), (maps[:, :, :2], weight))
 
