@@ -1,11 +1,13 @@
 """The whole way from clips to sampled videos, small enough for two CPU cores: `make demo`.
 
-python -m tools.demo
+    python -m tools.demo
+    python -m tools.demo --config configs/demo/stylegan_v.yaml
 
 Simulates clips, preprocesses them, trains a small Endora from the shipped weights and another
-one from random weights, samples both and writes runs/demo/report.html. Every stage is a command
-that can be typed as it is printed. A demo that was stopped goes on with the stage it was in; a
-finished one is only shown again, until code or settings change: then it starts clean.
+one from random weights, samples both and writes runs/demo/report.html; or does so with one run
+of the method that --config trains, into runs/demo-METHOD. Every stage is a command that can be
+typed as it is printed. A demo that was stopped goes on with the stage it was in; a finished one
+is only shown again, until code or settings change: then it starts clean.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from configs.load import merge_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("runs/demo")
+CONFIGS = Path("configs/demo")
+ENDORA = "endora"  # the method that the demo is about where no other is named
+METHODS = {"endora": "Endora", "stylegan_v": "StyleGAN-V", "mostgan_v": "MoStGAN-V"}  # in titles
 STATE_NAME = "stages.json"
 MADE = (  # all that a clean start removes from the demo's folder
     *("data", "train", "samples", "scratch", "scratch_samples", "training_clips"),
@@ -60,6 +65,8 @@ class Plan:
     clips: int
     videos: int
     sampling: Path  # settings of both sampling stages
+    method: str = ENDORA
+    continues: bool = True  # the run starts from weights, not from random ones
 
 
 def stages(plan: Plan) -> list[Stage]:
@@ -82,7 +89,7 @@ def stages(plan: Plan) -> list[Stage]:
             "list the frames",
             ["process_list.py", "-f", frames, "-t", listed],
         ),
-        Stage("train from the shipped weights", _train(plan, plan.config, train)),
+        Stage(f"train from {_origin(plan)} weights", _train(plan, plan.config, train)),
         Stage("sample it", _sample(plan, train, samples)),
     ]
     if plan.scratch:
@@ -97,7 +104,8 @@ def stages(plan: Plan) -> list[Stage]:
     ]
     report += ["--metrics", *(str(plan.folder / "metrics" / family) for family in FAMILIES)]
     report += ["--frames", frames, "--stages", str(plan.folder / STATE_NAME)]
-    report += ["--title", "Endora demo", "--output", str(plan.folder / "report.html")]
+    name = METHODS.get(plan.method, plan.method)
+    report += ["--title", f"{name} demo", "--output", str(plan.folder / "report.html")]
     return [*found, Stage("write the report", report)]
 
 
@@ -183,22 +191,38 @@ def _plan(arguments: Sequence[str] | None) -> Plan:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
-    parser.add_argument("--config", type=Path, default=Path("configs/demo/endora.yaml"))
-    parser.add_argument("--scratch", type=Path, default=Path("configs/demo/scratch.yaml"))
-    parser.add_argument("--sampling", type=Path, default=Path("configs/demo/sample.yaml"))
+    parser.add_argument("--folder", type=Path, help=f"{FOLDER}, or {FOLDER}-METHOD")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "endora.yaml", help="%(default)s")
+    parser.add_argument(
+        "--scratch", type=Path, help=f"a second run; for Endora {CONFIGS}/scratch.yaml"
+    )
+    parser.add_argument(
+        "--sampling",
+        type=Path,
+        help=f"for Endora {CONFIGS}/sample.yaml, else the method's own choices",
+    )
     parser.add_argument("--no-scratch", action="store_true", help="leave the second run out")
     parser.add_argument("--clips", type=int, default=16, help="simulated clips (%(default)s)")
     parser.add_argument("--videos", type=int, default=8, help="sampled videos (%(default)s)")
     given = parser.parse_args(arguments)
+    settings = merge_sources(given.config, ())
+    method = str(settings.get("method_name"))
+    is_endora = method == ENDORA
+    scratch = given.scratch or (CONFIGS / "scratch.yaml" if is_endora else None)
     return Plan(
-        folder=given.folder,
+        folder=given.folder or (FOLDER if is_endora else FOLDER.with_name(f"demo-{method}")),
         config=given.config,
-        scratch=None if given.no_scratch else given.scratch,
+        scratch=None if given.no_scratch else scratch,
         clips=given.clips,
         videos=given.videos,
-        sampling=given.sampling,
+        sampling=given.sampling or (CONFIGS if is_endora else Path("configs/col")) / "sample.yaml",
+        method=method,
+        continues=settings.get("train", {}).get("initial_weights") is not None,
     )
+
+
+def _origin(plan: Plan) -> str:
+    return "the shipped" if plan.continues else "random"
 
 
 def _train(plan: Plan, config: Path, output: str) -> list[str]:
@@ -214,9 +238,9 @@ def _sample(plan: Plan, run: str, output: str) -> list[str]:
 
 def _score(plan: Plan, family: str, metrics: str, clips: int) -> list[str]:
     """The samples against clips of the videos they learned from, by features of no paper."""
-    sets = {"continued": plan.folder / "samples", "scratch": plan.folder / "scratch_samples"}
-    if not plan.scratch:
-        del sets["scratch"]
+    sets = {"continued" if plan.continues else "samples": plan.folder / "samples"}
+    if plan.scratch:
+        sets["scratch"] = plan.folder / "scratch_samples"
     clip = merge_sources(plan.config, ())["clip"]
     # Several clips of each video, for there are few videos; pixels at the size they have.
     changes = [f"clip_frames={clip['frames']}", f"frame_size={clip['size']}"]

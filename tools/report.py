@@ -35,8 +35,33 @@ TITLES = {
     "vb": "Variational bound (vb, bits per dimension)",
     "prior": "Guidance by the image prior",
     "error": "Squared error",
+    "output_real": "Discriminator's output on real clips",
+    "output_generated": "Discriminator's output on generated clips",
+    "sign_real": "Mean sign of the outputs on real clips",
+    "augmentation": "Strength of the augmentation (ADA)",
+    "r1": "Gradient penalty on real clips (R1)",
 }
-NOT_LOSSES = ("learning_rate", "gradient_norm", "clips_per_second", "memory_gib")
+NOT_LOSSES = ("learning_rate", "gradient_norm", "clips_per_second", "memory_gib", "kimg")
+LAUNCHERS = {"endora": "torchrun --nnodes=1 --nproc_per_node=8"}
+LEADS = {
+    "endora": (
+        "Endora learns to generate endoscopy videos: a diffusion transformer with attention "
+        "in space and in time works on the latents of a frozen image autoencoder, while a "
+        "frozen image model guides its features. This page shows what one run made, next to "
+        "the clips it learned from."
+    ),
+    "stylegan_v": (
+        "StyleGAN-V learns to generate videos in continuous time: a generator makes every frame "
+        "from content, motion and its moment, and a discriminator, which sees whole clips, learns "
+        "to tell them from real ones. This page shows what one run made, next to the clips it "
+        "learned from."
+    ),
+    "mostgan_v": (
+        "MoStGAN-V is StyleGAN-V with motion styles, which change the generator's filters frame "
+        "by frame, and a discriminator that also sees how frames differ. This page shows what "
+        "one run made, next to the clips it learned from."
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,14 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _heading(title: str, entry: Entry, stages: Sequence[dict[str, Any]]) -> str:
     clip, versions = entry.settings["clip"], entry.record["versions"]
-    lead = "What one run made, next to what it learned from."
-    if entry.method == "endora":
-        lead = (
-            "Endora learns to generate endoscopy videos: a diffusion transformer with attention "
-            "in space and in time works on the latents of a frozen image autoencoder, while a "
-            "frozen image model guides its features. This page shows what one run made, next to "
-            "the clips it learned from."
-        )
+    lead = LEADS.get(entry.method, "What one run made, next to what it learned from.")
     facts = {
         "videos sampled": str(entry.record["count"]),
         "frames and pixels": f"{clip['frames']} of {clip['size']}x{clip['size']}",
@@ -178,7 +196,7 @@ def _losses(entry: Entry, compared: Entry | None) -> str:
         columns[title] = {label: table[name] for label, table in lines.items() if name in table}
     text = (
         "Means over the steps since the point before, over the training step of this run. "
-        "Single steps draw different noise levels, so the lines are rough."
+        "Single steps draw different random numbers, so the lines are rough."
     )
     return page.section("Losses", text, page.charts(columns))
 
@@ -209,14 +227,16 @@ def _settings(entry: Entry, compared: Entry | None) -> str:
 
 
 def _next_steps(entry: Entry) -> str:
+    config = Path("configs/col") / f"{entry.method}.yaml"
+    name = entry.method if config.is_file() else "endora"
     commands = (
         f"# more videos from this run, with other seeds\n"
         f"python -m sample.sample --checkpoint {entry.run} seed=100 count=8 output=runs/more\n\n"
         f"# the same on your own videos: frames, list, training, samples\n"
         f"python process_data.py -s data/Colonoscopic -t data/Colonoscopic_frames\n"
         f"python process_list.py -f data/Colonoscopic_frames -t data/Colonoscopic_frames/list.txt\n"
-        f"torchrun --nnodes=1 --nproc_per_node=8 train.py --config configs/col/endora.yaml\n"
-        f"bash sample/col.sh runs/col-endora\n"
+        f"{LAUNCHERS.get(name, 'python')} train.py --config configs/col/{name}.yaml\n"
+        f"bash sample/col.sh runs/col-{name}\n"
     )
     text = "From the root of the repository, in its environment (source .venv/bin/activate):"
     return page.section("What to do next", text, page.code(commands))

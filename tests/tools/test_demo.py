@@ -105,3 +105,26 @@ def test_the_stages_name_files_that_exist_and_end_with_the_report(root: Path) ->
         file = program if program.endswith(".py") else f"{program.replace('.', '/')}.py"
         assert (root / file).is_file(), stage
     assert len(demo.stages(Plan(**{**vars(plan), "scratch": None}))) == len(todo) - 2
+
+
+def test_another_method_has_one_run_its_own_folder_and_its_own_choices(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+    made = demo.stages
+
+    def remember(plan: Plan) -> list[Stage]:
+        plans.append(plan)
+        return []
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "stages", remember)
+    demo.main(["--config", str(root / "configs/demo/stylegan_v.yaml")])
+    (plan,) = plans
+    assert (tmp_path / "runs/demo-stylegan_v/stages.json").is_file()
+    assert plan.sampling == Path("configs/col/sample.yaml")
+    todo = made(plan)
+    titles = [stage.title for stage in todo]
+    assert [title for title in titles if "train" in title] == ["train from random weights"]
+    assert "StyleGAN-V demo" in todo[-1].command
+    assert not any("scratch" in word for stage in todo for word in stage.command)

@@ -112,6 +112,19 @@ def test_settings_seeds_versions_and_stages_are_there(tmp_path: Path) -> None:
         assert text in page
 
 
+def test_the_curves_of_adversarial_training_have_plain_titles(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", initial=None)
+    names = "loss/generator,output_real,output_generated,sign_real,augmentation,r1,kimg"
+    (run / "losses.csv").write_text(
+        f"step,{names}\n10,1,0.1,-0.1,0.2,0.0,,0.5\n20,1.5,0.2,-0.2,0.3,0.1,0.01,1.0\n"
+    )
+    page = write_report(tmp_path)
+    assert "Total loss of the generator" in page
+    assert "Strength of the augmentation (ADA)" in page
+    assert "output on real clips" in page
+    assert page.count("<figure") == 6  # kimg is none
+
+
 def test_only_losses_are_drawn(tmp_path: Path) -> None:
     write_run(tmp_path / "run", initial=None)
     page = write_report(tmp_path)
