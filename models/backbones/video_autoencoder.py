@@ -190,8 +190,7 @@ class Norm(nn.GroupNorm):
 
     def forward(self, videos: Tensor) -> Tensor:
         """(B, C, T, H, W) -> the same shape, float32"""
-        with torch.autocast(videos.device.type, enabled=False):
-            return super().forward(videos.float())
+        return super().forward(videos.float())
 
 
 class ResidualBlock(nn.Module):
