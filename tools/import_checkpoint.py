@@ -21,6 +21,7 @@ from models.importers.stylegan_v import is_gan
 from models.layers.motion_modulation import Mode
 from tools.importing.choices import Choices, Imported
 from tools.importing.endora import convert, import_endora
+from tools.importing.lvdm import import_autoencoder, import_denoiser
 from tools.importing.stylegan_v import import_gan
 from tools.training.weights import write_weights
 
@@ -30,6 +31,8 @@ SUFFIX = ".safetensors"
 IMPORT: dict[str, Callable[[Mapping[str, object], Choices], list[Imported]]] = {
     "endora": import_endora,
     "gan": import_gan,
+    "lvdm_autoencoder": import_autoencoder,
+    "lvdm": import_denoiser,
 }
 
 
@@ -67,22 +70,23 @@ def main() -> None:
     except (ValueError, KeyError) as error:
         raise ValueError(f"{arguments.original}: {error}") from None
     for each in imported:
-        file = output.with_name(f"{output.stem}{each.suffix}{SUFFIX}")
-        write_weights(file, each.weights)
-        print(f"wrote {file}: {each.summary}")
+        write_weights(each.output, each.weights)
+        print(f"wrote {each.output}: {each.summary}")
 
 
 def _choices(arguments: argparse.Namespace) -> Choices:
     return Choices(
+        output=arguments.output,
         which=arguments.which,
         heads=arguments.heads,
         interlaced=not arguments.sequential,
         anchor_distance=arguments.anchor_distance,
-        motion_mode=arguments.motion_mode,
+        motion_modulation=arguments.motion_modulation,
         latent_scale=arguments.latent_scale,
         latent_shift=arguments.latent_shift,
         size=arguments.size,
         frames=arguments.frames,
+        autoencoder=arguments.autoencoder,
         time_factor=arguments.time_factor,
         frame_interval=arguments.frame_interval,
     )
@@ -126,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         help="between motion codes; by default what the file says",
     )
     gan.add_argument(
-        "--motion-mode",
+        "--motion-modulation",
         choices=get_args(Mode),
         default="released",
         help="MoStGAN-V: how motion changes filters; default: released",
@@ -140,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="B",
         help="the trainings on endoscopy have S 0.33422927 and B 1.4606637",
+    )
+    lvdm.add_argument(
+        "--autoencoder",
+        metavar="FILE.safetensors",
+        help="imported stage 1, for a file of stage 2 that has none or for another than its own",
     )
     lvdm.add_argument("--size", type=int, default=128, help="pixels a side; default: 128")
     lvdm.add_argument("--frames", type=int, help="of a clip of stage 1; default: 16")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from models.layers.motion_modulation import Mode
 from tools.training.weights import Weights
 
 
@@ -11,15 +13,17 @@ from tools.training.weights import Weights
 class Choices:
     """None where the file, or the usual settings, are to decide."""
 
+    output: Path  # of the file to write
     which: str = "ema"  # ema or model: averaged weights, or those of training
     heads: int | None = None  # Endora and Latte: of attention, for widths off the presets
     interlaced: bool = True  # Endora and Latte: spatial and temporal blocks alternate
     anchor_distance: int | None = None  # StyleGAN-V, MoStGAN-V: frames between motion codes
-    motion_mode: str = "released"  # MoStGAN-V: how motion changes filters
+    motion_modulation: Mode = "released"  # MoStGAN-V: how motion changes filters
     latent_scale: float | None = None  # LVDM: latents are scale * (latent + shift)
     latent_shift: float | None = None  # LVDM
     size: int = 128  # LVDM: pixels a side
     frames: int | None = None  # LVDM, stage 1: of a clip
+    autoencoder: str | None = None  # LVDM, stage 2: of this project, in place of the file's own
     time_factor: int = 4  # LVDM: frames of the clip in one latent frame
     frame_interval: int = 1  # of the clips that a GAN or LVDM was trained on
 
@@ -30,4 +34,4 @@ class Imported:
 
     weights: Weights
     summary: str
-    suffix: str = ""  # put before .safetensors, where one original makes several files
+    output: Path

@@ -29,7 +29,7 @@ HEADS = {width: heads for _, width, heads in SIZES.values()}
 
 def import_endora(checkpoint: Mapping[str, object], choices: Choices) -> list[Imported]:
     """The denoiser, loaded into the network of this project for a test. Raises ValueError."""
-    stored = original_state(checkpoint, choices.which)
+    stored: Mapping[str, object] = original_state(checkpoint, choices.which)
     state = {
         name: value.read() for name, value in stored.items() if isinstance(value, StoredTensor)
     }
@@ -40,7 +40,7 @@ def import_endora(checkpoint: Mapping[str, object], choices: Choices) -> list[Im
         f"depth {transformer['depth']}, width {transformer['width']}, "
         f"patch {transformer['patch']}, {weights.config['clip']['frames']} frames"
     )
-    return [Imported(weights, summary)]
+    return [Imported(weights, summary, choices.output)]
 
 
 def convert(state: State, *, heads: int | None = None, interlaced: bool = True) -> Weights:

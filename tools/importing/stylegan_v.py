@@ -8,6 +8,7 @@ from typing import Any
 from configs.load import to_plain
 from configs.schema import ClipConfig, DataConfig, RunConfig
 from models.importers.stylegan_v import GanSizes, StoredState, read_gan
+from models.methods.mostgan_v import MoStGANVConfig, MotionStylesConfig
 from models.methods.stylegan_v import DiscriminatorConfig, MotionConfig, StyleGANVConfig
 from models.registry import build_method
 from tools.importing.choices import Choices, Imported
@@ -40,9 +41,8 @@ def import_gan(checkpoint: Mapping[str, object], choices: Choices) -> list[Impor
         f"{config.method_name}, {sizes.resolution}x{sizes.resolution}, {sizes.frames} frames, "
         f"times up to {sizes.longest_video}, augmentation {original.strength:.3f}"
     )
-    return [
-        Imported(Weights(to_plain(config), config.method_name, original.step, weights), summary)
-    ]
+    made = Weights(to_plain(config), config.method_name, original.step, weights)
+    return [Imported(made, summary, choices.output)]
 
 
 def _run_config(sizes: GanSizes, choices: Choices) -> RunConfig:
@@ -93,7 +93,12 @@ def _method_config(sizes: GanSizes, choices: Choices) -> StyleGANVConfig:
     }
     if sizes.motion_styles is None:
         return StyleGANVConfig(**common)
-    raise NotImplementedError
+    found = sizes.motion_styles
+    return MoStGANVConfig(
+        **common,
+        motion_modulation=choices.motion_modulation,
+        motion_styles=MotionStylesConfig(found.count, found.width, list(found.resolutions)),
+    )
 
 
 def _read(state: StoredState) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""Both stages of LVDM."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from configs.load import to_plain
+from configs.schema import ClipConfig, DataConfig, MethodConfig, RunConfig
+from diffusion.schedule import NoiseSchedule
+from models.backbones.patch_discriminator import PatchDiscriminator
+from models.importers.lvdm import (
+    Autoencoder,
+    Denoiser,
+    DenoiserSizes,
+    StoredState,
+    lvdm_state,
+    read_autoencoder,
+    read_denoiser,
+    without_single_axes,
+)
+from models.methods.lvdm import LvdmConfig, UnetConfig
+from models.methods.lvdm_autoencoder import DiscriminatorConfig, LvdmAutoencoderConfig
+from models.registry import build_method
+from tools.importing.choices import Choices, Imported
+from tools.training.state import load_networks
+from tools.training.weights import Weights, write_weights
+
+FRAMES = 16  # of a clip in the published trainings of stage 1
+_OF_THE_PROJECT = ("latent_moments", "autoencoder_sha256")  # what originals keep in settings
+
+
+def import_autoencoder(checkpoint: Mapping[str, object], choices: Choices) -> list[Imported]:
+    """Stage 1 from its own file. Raises ValueError in one line."""
+    state = _state(checkpoint)
+    return [_autoencoder(read_autoencoder(state), choices, choices.output, _step(checkpoint))]
+
+
+def import_denoiser(checkpoint: Mapping[str, object], choices: Choices) -> list[Imported]:
+    """Stage 2, and beside it the stage 1 that its file holds. Raises ValueError in one line."""
+    original = read_denoiser(_state(checkpoint), choices.which)
+    _check_schedule(original)
+    scale, shift = _constants(original, choices)
+    inner: list[Imported] = []
+    source = choices.autoencoder
+    if source is None:
+        if original.autoencoder is None:
+            raise ValueError("--autoencoder: the file holds no stage 1; name an imported one")
+        output = choices.output.with_name(f"{choices.output.stem}.autoencoder.safetensors")
+        inner = [_autoencoder(original.autoencoder, choices, output, 0)]
+        source = str(output)
+    config = _run_config(
+        "lvdm",
+        original.sizes.reach * choices.time_factor,
+        LvdmConfig(
+            autoencoder=source,
+            unet=_unet(original.sizes),
+            latent_scale=scale,
+            latent_shift=shift,
+        ),
+        choices,
+    )
+    weights = _denoiser(config, original, inner)
+    sizes = original.sizes
+    summary = (
+        f"lvdm, width {sizes.width}, {config.clip.frames} frames of {choices.size}x{choices.size}, "
+        f"latents scaled by {scale:g} after adding {shift:g}, stage 1 {source}"
+    )
+    made = Weights(to_plain(config), config.method_name, _step(checkpoint), weights)
+    return [*inner, Imported(made, summary, choices.output)]
+
+
+def _autoencoder(original: Autoencoder, choices: Choices, output: Path, step: int) -> Imported:
+    sizes, patches = original.sizes, original.patches
+    space = 2**sizes.stages
+    settings = LvdmAutoencoderConfig(
+        width=sizes.width,
+        factors=[choices.time_factor, space, space],
+        channels=sizes.channels,
+    )
+    if patches:
+        settings.discriminator = DiscriminatorConfig(width=patches.width, layers=patches.layers)
+    frames = choices.frames or FRAMES
+    config = _run_config("lvdm_autoencoder", frames, settings, choices)
+    networks = build_method(config, training=False).build_networks()
+    weights = {"autoencoder": _read(original.weights)}
+    if original.discriminator and patches:
+        networks["discriminator"] = PatchDiscriminator(patches.width, patches.layers)
+        weights["discriminator"] = _read(original.discriminator)
+    load_networks(networks, weights)
+    summary = (
+        f"lvdm_autoencoder, width {sizes.width}, {sizes.channels} channels, factors "
+        f"{choices.time_factor} x {space} x {space}"
+        f"{'' if original.discriminator else ', without discriminator'}"
+    )
+    return Imported(Weights(to_plain(config), config.method_name, step, weights), summary, output)
+
+
+def _denoiser(
+    config: RunConfig, original: Denoiser, inner: list[Imported]
+) -> dict[str, dict[str, Tensor]]:
+    """The weights of the network of this project, after a strict test that it takes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        if inner:  # not written yet
+            file = Path(folder, "autoencoder.safetensors")
+            write_weights(file, inner[0].weights)
+            assert isinstance(config.method, LvdmConfig)
+            settings = dataclasses.replace(config.method, autoencoder=str(file))
+            config = dataclasses.replace(config, method=settings)
+        networks = build_method(config, training=False).build_networks()
+    own = networks["denoiser"].state_dict()
+    weights = {
+        "denoiser": {
+            **{name: own[name] for name in _OF_THE_PROJECT},
+            **{name: without_single_axes(v.read()) for name, v in original.weights.items()},
+        }
+    }
+    load_networks(networks, weights)
+    return weights
+
+
+def _run_config(name: str, frames: int, method: MethodConfig, choices: Choices) -> RunConfig:
+    clip = ClipConfig(frames=frames, size=choices.size, frame_interval=choices.frame_interval)
+    data = DataConfig(folder="data", images_per_clip=0, flip=False)
+    return RunConfig(method_name=name, output="runs/imported", clip=clip, data=data, method=method)
+
+
+def _unet(sizes: DenoiserSizes) -> UnetConfig:
+    return UnetConfig(
+        width=sizes.width,
+        multipliers=list(sizes.multipliers),
+        blocks=sizes.blocks,
+        attention_at=list(sizes.attention_at),
+        heads=sizes.heads,
+        positions="reference",
+    )
+
+
+def _constants(original: Denoiser, choices: Choices) -> tuple[float, float]:
+    """Scale and shift of the latents, which most files do not tell."""
+    scale = choices.latent_scale if choices.latent_scale is not None else original.scale
+    if scale is None or choices.latent_shift is None:
+        raise ValueError(
+            "--latent-scale and --latent-shift: the file does not tell by which constants its "
+            "latents were normalised; name those of its training (0.33422927 and 1.4606637 in "
+            "those on endoscopy)"
+        )
+    return scale, choices.latent_shift
+
+
+def _check_schedule(original: Denoiser) -> None:
+    ours = NoiseSchedule.scaled_linear().betas
+    theirs = original.betas
+    if theirs is not None and (
+        theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=1e-4)
+    ):
+        raise ValueError("betas are not those of the noise schedule that this project uses")
+
+
+def _state(checkpoint: Mapping[str, object]) -> StoredState:
+    state = lvdm_state(checkpoint)
+    if state is None:
+        raise ValueError("no checkpoint of LVDM: it has no state_dict")
+    return state
+
+
+def _step(checkpoint: Mapping[str, object]) -> int:
+    step = checkpoint.get("global_step")
+    return step if isinstance(step, int) else 0
+
+
+def _read(state: StoredState) -> dict[str, Tensor]:
+    return {name: value.read() for name, value in state.items()}
