@@ -36,6 +36,7 @@ from models.layers.augmentation import Augmentation
 from models.layers.frame_times import draw_times
 
 SMALLEST = 16  # pixels a side of a clip
+NO_TIMES = "clip.spacing: this method learns from frames at random times; set clip.spacing=random"
 
 
 @dataclass
@@ -334,11 +335,12 @@ class StyleGANV(Method):
         and speed are made a few frames at a time, and begin alike."""
         assert isinstance(settings, StyleGANVSampling)
         count = frames or self.shape.frames
-        times = settings.time_offset + settings.time_step * torch.arange(count).double()
+        # Rounded once, so that noise is drawn for the very times that are asked for.
+        times = (settings.time_offset + settings.time_step * torch.arange(count).double()).float()
         latents = self.draw_content(noise, settings.content_seed)
         motion = self.draw_motion(noise, settings.motion_seed, float(times[-1]))
         pieces = []
-        for some in times.float().to(noise.device).split(settings.frame_batch):
+        for some in times.to(noise.device).split(settings.frame_batch):
             each = some.expand(len(noise), -1)
             piece = networks["generator"](latents, each, motion, settings.truncation)
             pieces.append(piece.float().clamp(-1, 1))
@@ -363,9 +365,6 @@ class StyleGANV(Method):
         length = self.motion.noise_length(latest)
         vectors = [source.draw(self.motion.noise_width) for _ in range(length)]
         return torch.stack(vectors, dim=1).expand(len(noise), -1, -1)
-
-
-NO_TIMES = "clip.spacing: this method learns from frames at random times; set clip.spacing=random"
 
 
 def check_clip(shape: VideoShape, times: FrameTimes, config: DiscriminatorConfig) -> None:

@@ -283,6 +283,8 @@ def test_slow_motion_shows_the_same_and_what_lies_between(trained: Any) -> None:
     assert between < 3 * (slow[:, 2] - slow[:, 0]).norm()
     later = sample(trained, [3], frames=2, time_offset=2)
     close(later, normal[:, 2:])
+    # A last time that float32 rounds up to the next anchor.
+    assert sample(trained, [3], 2, time_offset=4, time_step=3.9999999999).isfinite().all()
 
 
 @pytest.mark.parametrize("some", [1, 3, 64])
