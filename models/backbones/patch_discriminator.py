@@ -5,7 +5,10 @@ Parameters have the names of the published checkpoints.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -52,18 +55,62 @@ class PatchDiscriminator(nn.Module):
         return logits
 
 
-class BatchNorm(nn.SyncBatchNorm):
-    """Batch norm of (N, C, H, W) over the images of all processes.
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over the images of all processes, each of which has the same number of them.
 
-    torch exchanges the statistics on GPUs only. On a CPU each process normalises with those of
-    its own images; the running statistics are averaged by the trainer in either case.
+    torch's own synchronised one refuses CPUs.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape"""
-        if maps.device.type == "cpu":
-            return super(nn.SyncBatchNorm, self).forward(maps)
-        return super().forward(maps)
+        if not (self.training and _processes() > 1):
+            return super().forward(maps)
+        values = maps.float()
+        own_mean = values.mean((0, 2, 3))
+        own_square = values.var((0, 2, 3), correction=0) + own_mean.square()
+        mean, square = _mean_over_processes(torch.stack([own_mean, own_square]))
+        variance = (square - mean.square()).clamp_min(0)
+        self._follow(mean.detach(), variance.detach(), _processes() * values[:, 0].numel())
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return (values * scale[:, None, None] + shift[:, None, None]).to(maps.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        self.num_batches_tracked.add_(1)
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    """The mean of a tensor over all processes; so is the gradient, once each has asked for its."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _averaged(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _averaged(gradient)
+
+
+@torch.compiler.disable
+def _mean_over_processes(values: Tensor) -> Tensor:
+    return cast(Tensor, _MeanOverProcesses.apply(values))
+
+
+def _averaged(values: Tensor) -> Tensor:
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / _processes()
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _initialise(module: nn.Module) -> None:

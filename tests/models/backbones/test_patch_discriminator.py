@@ -1,13 +1,16 @@
-"""The patch discriminator: golden values, sizes, and its batch norm on CPUs."""
+"""The patch discriminator: golden values, sizes, and its batch norm in several processes."""
 
 from __future__ import annotations
 
+import copy
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.backbones.patch_discriminator import BatchNorm, PatchDiscriminator
 
@@ -58,7 +61,7 @@ def test_new_weights_have_the_published_spread() -> None:
     assert float(scales.std()) == pytest.approx(0.02, rel=0.1)
 
 
-def test_on_a_cpu_the_batch_norm_is_torchs_plain_one() -> None:
+def test_in_one_process_the_batch_norm_is_torchs() -> None:
     torch.manual_seed(0)
     ours, plain = BatchNorm(5), nn.BatchNorm2d(5)
     plain.load_state_dict(ours.state_dict())
@@ -68,6 +71,52 @@ def test_on_a_cpu_the_batch_norm_is_torchs_plain_one() -> None:
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value)
     torch.testing.assert_close(ours.eval()(maps), plain.eval()(maps))
+
+
+def test_two_processes_normalise_as_one_with_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads take the place of processes; they meet in every exchange."""
+    meeting, sent = threading.Barrier(2, timeout=20), [torch.zeros(0)] * 2
+    number = threading.local()
+
+    def averaged(values: Tensor) -> Tensor:
+        sent[number.value] = values.clone()
+        meeting.wait()
+        mean = (sent[0] + sent[1]) / 2
+        meeting.wait()
+        return mean
+
+    torch.manual_seed(0)
+    maps, wanted = torch.randn(6, 5, 4, 4) * 2 + 3, torch.randn(6, 5, 4, 4)
+    one = BatchNorm(5)
+    parts = [copy.deepcopy(one), copy.deepcopy(one)]
+    given = maps.clone().requires_grad_()
+    outputs = one(given)
+    (outputs * wanted).mean().backward()
+
+    monkeypatch.setattr("models.backbones.patch_discriminator._processes", lambda: 2)
+    monkeypatch.setattr("models.backbones.patch_discriminator._averaged", averaged)
+    inputs = [half.clone().requires_grad_() for half in maps.split(3)]
+
+    def work(rank: int) -> Tensor:
+        number.value = rank
+        output = parts[rank](inputs[rank])
+        (output * wanted.split(3)[rank]).mean().backward()
+        return output.detach()
+
+    with ThreadPoolExecutor(2) as pool:
+        halves = list(pool.map(work, range(2)))
+    torch.testing.assert_close(torch.cat(halves), outputs.detach(), rtol=1e-4, atol=1e-5)
+    assert given.grad is not None
+    gradients = torch.cat([half.grad for half in inputs if half.grad is not None]) / 2
+    torch.testing.assert_close(gradients, given.grad, rtol=1e-3, atol=1e-7)
+    for rank in range(2):
+        for name, buffer in one.named_buffers():
+            torch.testing.assert_close(dict(parts[rank].named_buffers())[name], buffer)
+    for name, parameter in one.named_parameters():
+        both = [dict(part.named_parameters())[name].grad for part in parts]
+        assert both[0] is not None
+        assert both[1] is not None
+        torch.testing.assert_close((both[0] + both[1]) / 2, parameter.grad)
 
 
 @pytest.mark.parametrize(("layers", "smallest"), [(1, 6), (2, 12), (3, 24)])
