@@ -10,11 +10,11 @@ with their history too, and no sampler knows of it.
 
 Replacement alone leaves it to the network to let new frames follow the given ones, and falls short
 even with a perfect network: new frames move away from what the given ones say of them. Two things
-mend that. `WindowNoise` lets new windows go on with the noise of the given frames, where frames
-share noise. And corrections (see `conditioned`) bring the network's own idea of the given frames to
-what they are, and that of the new ones along with it: two of them make Gaussian data come out
-right. Going back to a noisier level and denoising again, as RePaint does, was tried over half the
-steps and more, and left Gaussian data no better.
+mend that. `WindowNoise` lets the given frames keep the noise that they were made from, and draws
+that of the new ones to go with it, which matters where frames share noise. And corrections (see
+`conditioned`) bring the network's own idea of the given frames to what they are, and that of the
+new ones along with it: with two of them Gaussian data come out right. Going back to a noisier level
+and denoising again, as RePaint does, was tried over half the steps and more, and did not help.
 """
 
 from __future__ import annotations
@@ -67,26 +67,20 @@ class Windows:
 
 
 class WindowNoise:
-    """Noise of windows whose frames share part of it (arXiv 2305.10474, mixed noise).
+    """Noise of windows, each of which is distributed as a clip's is.
 
-    The first window's is that of a clip. In a further window, the first call, the second call, ...
-    goes on with what the window before had at that call: given frames keep their noise, and new
-    frames share the part that their predecessor shared, of which a little is renewed from frame
-    to frame. Their own parts are drawn such that, without renewal, a window's noise is distributed
-    as a clip's is. What is kept for this is, for every call, twice the noise of the given frames.
+    In a further window the given frames keep the noise that they were made from, at every call of
+    the sampler; that of the new frames is drawn given theirs. So where frames share noise, new ones
+    have about the same part of it. What is kept is the given frames' noise of every call.
 
     Inputs:  draw, standard normal noise (B, F, C, h, w), F the window's length
-             share, that of the variance which a clip's frames have in common, from 0 to below 1
-             continued, that of the shared part's variance which lasts for F frames, from 0 to 1
+             share, that of the variance which a clip's frames have in common, see `mixed_noise`
     """
 
-    def __init__(
-        self, draw: Draw, windows: Windows, *, share: float = 0.0, continued: float = 1.0
-    ) -> None:
+    def __init__(self, draw: Draw, windows: Windows, *, share: float = 0.0) -> None:
         self.draw, self.windows, self.share = draw, windows, share
-        self.lasting = continued ** (1 / windows.length)  # from one frame to the next
-        self._earlier: list[tuple[Tensor, Tensor]] = []  # by call: shared and own parts
-        self._current: list[tuple[Tensor, Tensor]] = []
+        self._earlier: list[Tensor] = []  # by call, of the given frames
+        self._current: list[Tensor] = []
 
     def next_window(self) -> None:
         """What was drawn so far is of an earlier window."""
@@ -94,60 +88,56 @@ class WindowNoise:
 
     def __call__(self) -> Tensor:
         """(B, F, C, h, w) of unit variance."""
-        fresh, call, kept = self.draw(), len(self._current), self.windows.overlap
+        fresh, call, overlap = self.draw(), len(self._current), self.windows.overlap
         if self.windows.count == 1:
             return mixed_noise(fresh, self.share)
-        shared, own = noise_parts(fresh) if self.share else (torch.zeros_like(fresh[:, :1]), fresh)
-        shared = shared.expand_as(own)
         if call < len(self._earlier):
-            earlier, given = self._earlier[call]
-            new = _completed(given, fresh[:, kept:]) if self.share else fresh[:, kept:]
-            shared, own = self._going_on(earlier), torch.cat([given, new], dim=1)
-        self._current.append((shared[:, -kept:].clone(), own[:, -kept:].clone()))
-        return _joined(shared, own, self.share) if self.share else own
-
-    def _going_on(self, earlier: Tensor) -> Tensor:
-        """The shared parts of the given frames, followed by those of the new ones."""
-        parts = list(earlier.unbind(1))
-        new = self.windows.length - self.windows.overlap
-        if self.lasting == 1 or not self.share:
-            return torch.stack([*parts, *[parts[-1]] * new], dim=1)
-        for fresh in self.draw()[:, :new].unbind(1):
-            parts.append(self.lasting**0.5 * parts[-1] + (1 - self.lasting) ** 0.5 * fresh)
-        return torch.stack(parts, dim=1)
+            noise = noise_after(self._earlier[call], fresh[:, overlap:], self.share)
+        else:
+            noise = mixed_noise(fresh, self.share)
+        self._current.append(noise[:, -overlap:].clone())
+        return noise
 
 
 def mixed_noise(noise: Tensor, share: float) -> Tensor:
-    """Let the F frames of each clip share part of their noise: (B, F, C, h, w).
+    """Let the F frames of each clip share part of their noise (arXiv 2305.10474, mixed noise).
 
     The mean of F independent draws, scaled to unit variance, is the shared part, so that no
     further random numbers are needed; what remains of each frame is its own part.
+
+    Inputs:  noise (B, F, C, h, w), standard normal; share of the variance, from 0 to below 1
     """
-    return noise if share == 0 else _joined(*noise_parts(noise), share)
-
-
-def noise_parts(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The shared part (B, 1, ...) and own parts (B, F, ...), of unit variance each, of independent
-    noise (B, F, ...). The own parts of a clip add up to zero."""
+    if share == 0:
+        return noise
     frames = noise.shape[1]
     mean = noise.mean(1, keepdim=True)
-    return mean * frames**0.5, (noise - mean) * (frames / (frames - 1)) ** 0.5
-
-
-def _joined(shared: Tensor, own: Tensor, share: float) -> Tensor:
+    shared, own = mean * frames**0.5, (noise - mean) * (frames / (frames - 1)) ** 0.5
     return share**0.5 * shared + (1 - share) ** 0.5 * own
 
 
-def _completed(given: Tensor, fresh: Tensor) -> Tensor:
-    """Own parts of new frames beside given ones, as those of one clip are distributed: all add up
-    to zero, each has unit variance.
+def noise_after(given: Tensor, fresh: Tensor, share: float) -> Tensor:
+    """Mixed noise of a clip of which the first frames' is given.
 
-    Inputs:  given (B, K, ...) own parts; fresh (B, F - K, ...) independent, of unit variance
+    Frames of mixed noise have unit variance and all the same covariance, so that new ones depend
+    on the sum of the given ones, and among themselves are of that kind again.
+
+    Inputs:  given (B, K, ...), fresh (B, F - K, ...) standard normal; share as in `mixed_noise`
+    Output:  (B, F, ...), the given ones first
     """
-    count = fresh.shape[1]
-    frames = given.shape[1] + count
-    centred = (fresh - fresh.mean(1, keepdim=True)) * (frames / (frames - 1)) ** 0.5
-    return centred - given.sum(1, keepdim=True) / count
+    kept, new = given.shape[1], fresh.shape[1]
+    covariance = _covariance(kept + new, share)
+    weight = covariance / (1 + (kept - 1) * covariance)
+    total = given.sum(1, keepdim=True)
+    # Variances of the new frames' common part and of what is apart from it, given the others.
+    common = 1 + (new - 1) * covariance - new * kept * covariance * weight
+    mean = fresh.mean(1, keepdim=True)
+    drawn = weight * total + common**0.5 * mean + (1 - covariance) ** 0.5 * (fresh - mean)
+    return torch.cat([given, drawn], dim=1)
+
+
+def _covariance(frames: int, share: float) -> float:
+    """Of two frames of a clip's mixed noise."""
+    return share - (1 - share) / (frames - 1) if share else 0.0
 
 
 def extended(
@@ -278,11 +268,8 @@ def _corrected(
 
 def _times_covariance(values: Tensor, share: float) -> Tensor:
     """The covariance of a clip's noise over its frames times values (B, F, ...)."""
-    if share == 0:
-        return values
-    frames = values.shape[1]
-    mean = values.mean(1, keepdim=True)
-    return share * frames * mean + (1 - share) * frames / (frames - 1) * (values - mean)
+    covariance = _covariance(values.shape[1], share)
+    return (1 - covariance) * values + covariance * values.sum(1, keepdim=True)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

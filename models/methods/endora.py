@@ -141,9 +141,6 @@ class EndoraSampling(SamplingConfig):
 
     # Of videos of more frames than a clip (frames=N), made by windows that overlap:
     overlap: int = 2  # frames of a window that are the last ones of the window before
-    # Of what frames share of their noise (method.shared_noise), the share of the variance that
-    # lasts over as many frames as a clip has. 1 keeps the scene for good; less lets it move on.
-    continued: float = 0.8
     # Backward passes at every step that bring new frames in line with the ones before. Each costs
     # about as much as the step itself once more.
     corrections: int = 1
@@ -151,10 +148,6 @@ class EndoraSampling(SamplingConfig):
     def __post_init__(self) -> None:
         require(self.reuse >= 0, f"sampling.reuse: 0 or more, got {self.reuse}")
         require(self.overlap >= 1, f"sampling.overlap: at least 1 frame, got {self.overlap}")
-        require(
-            0 <= self.continued <= 1,
-            f"sampling.continued: from 0 to 1, got {self.continued}",
-        )
         require(self.corrections >= 0, f"sampling.corrections: 0 or more, got {self.corrections}")
 
 
@@ -430,12 +423,7 @@ class Endora(Method):
             SAMPLERS[settings.sampler],
             schedule,
             denoise,
-            WindowNoise(
-                lambda: noise.draw(*shape),
-                windows,
-                share=self.config.shared_noise,
-                continued=settings.continued,
-            ),
+            WindowNoise(lambda: noise.draw(*shape), windows, share=self.config.shared_noise),
             settings.corrections,
             progress or (lambda done, total: None),
         )
