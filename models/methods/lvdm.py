@@ -34,6 +34,8 @@ from models.interface import (
     VideoNoise,
 )
 
+DECODED_AT_ONCE = 4  # latent frames, where the autoencoder does not say how long its clips were
+
 
 @dataclass
 class UnetConfig:
@@ -261,7 +263,10 @@ class LatentDiffusion(Method):
     def decode(self, denoiser: LatentDenoiser, latents: Tensor, frames: int) -> Tensor:
         """The first `frames` frames of normalised latents, in windows as long as the clips that
         the autoencoder was trained on."""
-        return self.codec.decode(denoiser.restore(latents))[:, :frames]
+        trained = self.codec.shape
+        window = trained.frames // self.codec.factors[0] if trained else DECODED_AT_ONCE
+        restored = denoiser.restore(latents)
+        return self.codec.decode(restored, window, overlap=window // 2)[:, :frames]
 
     def preview_sampling(self) -> SamplingConfig:
         return self.Sampling(sampler="unipc3", steps=12)  # type: ignore[call-arg]
@@ -274,13 +279,15 @@ class LvdmConfig(LatentDiffusionConfig):
 
 @dataclass
 class LvdmSampling(LatentDiffusionSampling):
-    # Videos longer than a clip are made in windows; so many of the latent frames of one are the
-    # last of the one before.
-    overlap: int = 2
+    # Of videos of more frames than a clip (frames=N), made by windows that overlap:
+    overlap: int | None = None  # latent frames of a window that are of the one before; none: half
+    # Steps, at each noise level, that bring a window's first frames closer to what is known of
+    # them, and the others along; each is a backward pass. 0 replaces the known frames alone.
+    corrections: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.overlap >= 1, f"sampling.overlap: at least 1, got {self.overlap}")
+        require(self.corrections >= 0, f"sampling.corrections: 0 or more, got {self.corrections}")
 
 
 class Lvdm(LatentDiffusion):
@@ -312,12 +319,9 @@ class Lvdm(LatentDiffusion):
         assert isinstance(settings, LvdmSampling)
         denoiser = self.checked(networks["denoiser"])
         frames = frames or self.shape.frames
-        length = self.latents.frames
-        needed = -(-frames // self.codec.factors[0])
-        windows = Windows(length, settings.overlap, max(needed, length))
-        grid = self.grid(settings, length)
+        grid, windows = self.grid(settings, self.latents.frames), self.windows(settings, frames)
 
-        def denoise(schedule: NoiseSchedule) -> Denoise:
+        def denoise() -> Denoise:
             return lambda noisy, timestep: _with_least_variance(denoiser(noisy, timestep))
 
         pieces = extended(
@@ -325,9 +329,27 @@ class Lvdm(LatentDiffusion):
             settings.levels(self.schedule),
             denoise,
             WindowNoise(lambda: noise.draw(*grid), windows),
-            report=progress or (lambda done, total: None),
+            settings.corrections,
+            progress or (lambda done, total: None),
         )
         return self.decode(denoiser, torch.cat(list(pieces), dim=1), frames)
+
+    def windows(self, settings: LvdmSampling, frames: int) -> Windows:
+        """The windows, in latent frames, of a video of so many frames."""
+        length, needed = self.latents.frames, -(-frames // self.codec.factors[0])
+        overlap = max(1, length // 2) if settings.overlap is None else settings.overlap
+        if needed > length:
+            require(
+                length > 1,
+                f"frames: clips of one latent frame cannot be gone on from; this model makes "
+                f"videos of at most {self.shape.frames} frames, got {frames}",
+            )
+            require(
+                1 <= overlap < length,
+                f"sampling.overlap: from 1 to {length - 1} latent frames of the {length} of a "
+                f"clip, got {overlap}",
+            )
+        return Windows(length, min(overlap, length - 1), max(needed, length))
 
 
 def _with_least_variance(noise: Tensor) -> Tensor:
