@@ -137,6 +137,7 @@ def test_known_likeness(fill, inputs, mode: Mode, known: float) -> None:
 def test_known_sizes() -> None:
     with torch.device("meta"):
         small, full = Generator(SMALL), Generator(FULL)
+        large = Generator(replace(FULL, resolution=256))  # its last block follows no motion
         judges = [
             Discriminator(SMALL_JUDGE),
             Discriminator(
@@ -147,9 +148,10 @@ def test_known_sizes() -> None:
             ),
         ]
     counts = [
-        sum(each.numel() for each in network.parameters()) for network in [small, full, *judges]
+        sum(each.numel() for each in network.parameters())
+        for network in [small, full, large, *judges]
     ]
-    assert counts == [477_292, 40_673_170, 447_072, 61_519_360, 25_616_896]
+    assert counts == [477_292, 40_673_170, 40_915_413, 447_072, 61_519_360, 25_616_896]
     parts = {
         "mapping": 525_312,
         "synthesis.motion_encoder": 6_292_480,
