@@ -212,7 +212,7 @@ def test_two_corrections_find_the_expectation_given_the_known_frames() -> None:
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 @pytest.mark.parametrize("share", [0.0, 0.8])
 def test_long_videos_have_the_distribution_of_the_data(sampler: str, share: float) -> None:
-    total, settings = 3 * FRAMES, {"share": share, "seeds": tuple(range(24)), "side": 8}
+    total, settings = 3 * FRAMES, {"share": share, "seeds": tuple(range(48)), "side": 8}
     seams = torch.tensor(Windows(FRAMES, 2, total).seams) - 1
     clips = correlations(sample(sampler, FRAMES, **settings))  # type: ignore[arg-type]
     video = sample(sampler, total, corrections=2, **settings)  # type: ignore[arg-type]
@@ -221,7 +221,7 @@ def test_long_videos_have_the_distribution_of_the_data(sampler: str, share: floa
     assert neighbours.max() < CORRELATION + 0.03
     torch.testing.assert_close(neighbours[seams].mean(), clips[0].mean(), atol=0.02, rtol=0)
     # A sampler of few steps has an error of its own; windows add little to it.
-    torch.testing.assert_close(variance[FRAMES:].mean(), clips[1].mean(), atol=0.0, rtol=0.08)
+    torch.testing.assert_close(variance[FRAMES:].mean(), clips[1].mean(), atol=0.0, rtol=0.1)
     replaced = sample(sampler, total, **settings)  # type: ignore[arg-type]
     assert correlations(replaced)[0][seams].mean() < neighbours[seams].mean() - 0.02
 
