@@ -5,6 +5,7 @@ Parameters have the names of the published checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -98,9 +99,12 @@ class _MeanOverProcesses(torch.autograd.Function):
         return _averaged(gradient)
 
 
-@torch.compiler.disable
-def _mean_over_processes(values: Tensor) -> Tensor:
+def _exchange(values: Tensor) -> Tensor:
     return cast(Tensor, _MeanOverProcesses.apply(values))
+
+
+# What is compiled stops for it, as it would have to stop for any exchange between processes.
+_mean_over_processes: Callable[[Tensor], Tensor] = torch.compiler.disable(_exchange)
 
 
 def _averaged(values: Tensor) -> Tensor:
