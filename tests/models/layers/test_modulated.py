@@ -145,9 +145,12 @@ def test_what_changes_filters_acts_alike_on_scales_and_on_filters(doubles: bool)
             layer.load_state_dict(layers[0].state_dict())
     maps, latents = draw(IMAGES, I, 4, 6), draw(CLIPS, S)
     motion = torch.tensor([[1.0], [0.5], [2.0], [3.0]], dtype=torch.float64)
-    wanted = 2 * motion[:, :, None, None] * layers[0](maps, latents)
+    # Without a bias all is proportional to the maps, up to the bound.
+    wanted = 200 * motion[:, :, None, None] * layers[0](maps, latents)
+    assert wanted.abs().max() > 300
     for layer in layers[1:]:
-        torch.testing.assert_close(layer(maps, latents, motion), wanted)
+        found = layer(100 * maps, latents, motion)
+        torch.testing.assert_close(found, wanted.clamp(-256, 256))
 
 
 def test_motion_styles_must_be_given_where_filters_follow_them() -> None:
