@@ -65,8 +65,9 @@ def main() -> None:
         raise ValueError(f"--output {output}: the name has to end in {SUFFIX}")
     checkpoint = read_original(arguments.original, arguments.inert)
     kind = kind_of(checkpoint) if arguments.kind == "auto" else arguments.kind
+    choices = _choices(arguments)
     try:
-        imported = IMPORT[kind](checkpoint, _choices(arguments))
+        imported = IMPORT[kind](checkpoint, choices)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{arguments.original}: {error}") from None
     for each in imported:
@@ -75,6 +76,7 @@ def main() -> None:
 
 
 def _choices(arguments: argparse.Namespace) -> Choices:
+    other: Path | None = arguments.interpolation
     return Choices(
         output=arguments.output,
         which=arguments.which,
@@ -87,6 +89,7 @@ def _choices(arguments: argparse.Namespace) -> Choices:
         size=arguments.size,
         frames=arguments.frames,
         autoencoder=arguments.autoencoder,
+        interpolation=read_original(other, arguments.inert) if other else None,
         time_factor=arguments.time_factor,
         frame_interval=arguments.frame_interval,
     )
@@ -149,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
         "--autoencoder",
         metavar="FILE.safetensors",
         help="imported stage 1, for a file of stage 2 that has none or for another than its own",
+    )
+    lvdm.add_argument(
+        "--interpolation",
+        type=Path,
+        metavar="ORIGINAL",
+        help="for a network of prediction, the file of that of interpolation: long videos",
     )
     lvdm.add_argument("--size", type=int, default=128, help="pixels a side; default: 128")
     lvdm.add_argument("--frames", type=int, help="of a clip of stage 1; default: 16")

@@ -162,9 +162,10 @@ def read_denoiser(state: StoredState, which: str = "ema") -> Denoiser:
         if name.startswith(_FIRST_STAGE)
     }
     try:
+        sizes = _denoiser_sizes(raw)
         return Denoiser(
             weights=_averaged(raw, averages) if which == "ema" else raw,
-            sizes=_denoiser_sizes(raw),
+            sizes=sizes,
             betas=state["betas"].read().double() if "betas" in state else None,
             scale=float(state[_SCALE].read()) if _SCALE in state else None,
             autoencoder=read_autoencoder(inner) if inner else None,
@@ -264,4 +265,4 @@ def without_single_axes(weight: Tensor) -> Tensor:
 def _refuse_unknown(names: Iterable[str]) -> None:
     found = sorted(names)
     if found:
-        raise ValueError(f"the checkpoint has {len(found)} unknown weights, such as {found[0]}")
+        raise ValueError(f"the checkpoint has unknown weights ({len(found)}), such as {found[0]}")

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +25,9 @@ from models.importers.lvdm import (
     read_denoiser,
     without_single_axes,
 )
-from models.methods.lvdm import LvdmConfig, UnetConfig
+from models.methods.lvdm import LatentDiffusionConfig, LvdmConfig, UnetConfig
 from models.methods.lvdm_autoencoder import DiscriminatorConfig, LvdmAutoencoderConfig
+from models.methods.lvdm_long import INTERPOLATION, PREDICTION, LvdmLongConfig
 from models.registry import build_method
 from tools.importing.choices import Choices, Imported
 from tools.training.state import load_networks
@@ -43,36 +45,70 @@ def import_autoencoder(checkpoint: Mapping[str, object], choices: Choices) -> li
 
 def import_denoiser(checkpoint: Mapping[str, object], choices: Choices) -> list[Imported]:
     """Stage 2, and beside it the stage 1 that its file holds. Raises ValueError in one line."""
-    original = read_denoiser(_state(checkpoint), choices.which)
-    _check_schedule(original)
-    scale, shift = _constants(original, choices)
+    originals = _originals(checkpoint, choices)
+    first = next(iter(originals.values()))
+    scale, shift = _constants(first, choices)
     inner: list[Imported] = []
     source = choices.autoencoder
     if source is None:
-        if original.autoencoder is None:
+        if first.autoencoder is None:
             raise ValueError("--autoencoder: the file holds no stage 1; name an imported one")
         output = choices.output.with_name(f"{choices.output.stem}.autoencoder.safetensors")
-        inner = [_autoencoder(original.autoencoder, choices, output, 0)]
+        inner = [_autoencoder(first.autoencoder, choices, output, 0)]
         source = str(output)
-    config = _run_config(
-        "lvdm",
-        original.sizes.reach * choices.time_factor,
-        LvdmConfig(
-            autoencoder=source,
-            unet=_unet(original.sizes),
-            latent_scale=scale,
-            latent_shift=shift,
-        ),
-        choices,
-    )
-    weights = _denoiser(config, original, inner)
-    sizes = original.sizes
+    common: dict[str, Any] = {
+        "autoencoder": source,
+        "unet": _unet(first.sizes),
+        "latent_scale": scale,
+        "latent_shift": shift,
+    }
+    config = _denoiser_config(originals, common, choices)
+    weights = _denoisers(config, originals, inner)
     summary = (
-        f"lvdm, width {sizes.width}, {config.clip.frames} frames of {choices.size}x{choices.size}, "
-        f"latents scaled by {scale:g} after adding {shift:g}, stage 1 {source}"
+        f"{config.method_name}, width {first.sizes.width}, {config.clip.frames} frames of "
+        f"{choices.size}x{choices.size}, latents scaled by {scale:g} after adding {shift:g}, "
+        f"stage 1 {source}"
     )
     made = Weights(to_plain(config), config.method_name, _step(checkpoint), weights)
     return [*inner, Imported(made, summary, choices.output)]
+
+
+def _originals(checkpoint: Mapping[str, object], choices: Choices) -> dict[str, Denoiser]:
+    """The networks of the short model, or the two of the long one, by their names here."""
+    original = read_denoiser(_state(checkpoint), choices.which)
+    _check_schedule(original)
+    if not original.sizes.masked:
+        if choices.interpolation:
+            raise ValueError("--interpolation: the file is of the model of short videos")
+        return {"denoiser": original}
+    if choices.interpolation is None:
+        raise ValueError(
+            "--interpolation: the file is one of the two networks of the model of long videos; "
+            "import that of prediction, and name the file of interpolation here"
+        )
+    other = read_denoiser(_state(choices.interpolation), choices.which)
+    _check_schedule(other)
+    if dataclasses.replace(other.sizes, reach=original.sizes.reach) != original.sizes:
+        raise ValueError("--interpolation: the two networks have different sizes")
+    return {PREDICTION: original, INTERPOLATION: other}
+
+
+def _denoiser_config(
+    originals: Mapping[str, Denoiser], common: Mapping[str, Any], choices: Choices
+) -> RunConfig:
+    if "denoiser" in originals:
+        frames = originals["denoiser"].sizes.reach * choices.time_factor
+        return _run_config("lvdm", frames, LvdmConfig(**common), choices)
+    sizes = originals[PREDICTION].sizes
+    key_every = originals[INTERPOLATION].sizes.reach - 1
+    settings = LvdmLongConfig(
+        **common,
+        key_every=key_every,
+        levels=sizes.levels - 1,
+        unconditional="none",
+    )
+    frames = sizes.reach * key_every * choices.time_factor
+    return _run_config("lvdm_long", frames, settings, choices)
 
 
 def _autoencoder(original: Autoencoder, choices: Choices, output: Path, step: int) -> Imported:
@@ -101,25 +137,24 @@ def _autoencoder(original: Autoencoder, choices: Choices, output: Path, step: in
     return Imported(Weights(to_plain(config), config.method_name, step, weights), summary, output)
 
 
-def _denoiser(
-    config: RunConfig, original: Denoiser, inner: list[Imported]
+def _denoisers(
+    config: RunConfig, originals: Mapping[str, Denoiser], inner: list[Imported]
 ) -> dict[str, dict[str, Tensor]]:
-    """The weights of the network of this project, after a strict test that it takes them."""
+    """The weights of networks of this project, after a strict test that these take them."""
     with tempfile.TemporaryDirectory() as folder:
         if inner:  # not written yet
             file = Path(folder, "autoencoder.safetensors")
             write_weights(file, inner[0].weights)
-            assert isinstance(config.method, LvdmConfig)
+            assert isinstance(config.method, LatentDiffusionConfig)
             settings = dataclasses.replace(config.method, autoencoder=str(file))
             config = dataclasses.replace(config, method=settings)
         networks = build_method(config, training=False).build_networks()
-    own = networks["denoiser"].state_dict()
-    weights = {
-        "denoiser": {
-            **{name: own[name] for name in _OF_THE_PROJECT},
-            **{name: without_single_axes(v.read()) for name, v in original.weights.items()},
-        }
-    }
+    weights = {}
+    for name, original in originals.items():
+        own = networks[name].state_dict()
+        weights[name] = {key: own[key] for key in _OF_THE_PROJECT}
+        for key, value in original.weights.items():
+            weights[name][key] = without_single_axes(value.read())
     load_networks(networks, weights)
     return weights
 

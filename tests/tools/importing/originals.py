@@ -268,19 +268,19 @@ def lvdm_autoencoder_config() -> RunConfig:
     return RunConfig(
         method_name="lvdm_autoencoder",
         output="runs/imported",
-        clip=ClipConfig(16, 64, 1),
+        clip=ClipConfig(8, 32, 1),
         data=DataConfig(folder="data"),
-        method=LvdmAutoencoderConfig(width=16),
+        method=LvdmAutoencoderConfig(width=16, factors=[2, 4, 4], channels=3),
     )
 
 
 def lvdm_config(autoencoder: str) -> RunConfig:
     """A small stage 2."""
-    unet = UnetConfig(width=32, blocks=1)
+    unet = UnetConfig(width=32, multipliers=[1, 2], blocks=1, attention_at=[2], heads=2)
     return RunConfig(
         method_name="lvdm",
         output="runs/imported",
-        clip=ClipConfig(16, 64, 1),
+        clip=ClipConfig(8, 32, 1),
         data=DataConfig(folder="data"),
         method=LvdmConfig(
             autoencoder=autoencoder, unet=unet, latent_scale=SCALE, latent_shift=SHIFT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ import torch
 
 from models.interface import Method, VideoNoise
 from models.registry import build_method
+from sample.sample import main as sample
 from sample.writers import read_sample, to_frames
 from tools.import_checkpoint import main
 from tools.training.weights import Weights, networks_for_sampling, read_weights
@@ -58,17 +58,13 @@ def test_weights_and_sizes_arrive_and_no_source_text_is_run(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_samples_of_the_command_are_those_of_the_original_weights(
-    originals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: Path, name: str
+def test_samples_are_those_of_the_original_weights(
+    originals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     method = small(originals, name)
     run(monkeypatch, originals.write_gan(method, tmp_path))
-    command = ["-m", "sample.sample", "--checkpoint", str(tmp_path / "imported.safetensors")]
     settings = ["count=2", "seed=5", "formats=[npz]", f"output={tmp_path / 'samples'}"]
-    done = subprocess.run(
-        [sys.executable, *command, *settings], cwd=root, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    sample(["--checkpoint", str(tmp_path / "imported.safetensors"), *settings])
     networks = originals.gan_networks(method)
     networks["generator"].eval()
     with torch.no_grad():
