@@ -162,10 +162,11 @@ class SynthesisNetwork(nn.Module):
             raise ValueError("a generator without motion styles has no likeness of them")
         layers = [part for part in self.modules() if isinstance(part, ModulatedConvolution)]
         total = torch.zeros((), device=latents.device)
-        for layer in layers:
-            if isinstance(layer.hypernet, MotionModulation):
-                styles = per_image(layer.affine(latents), len(motion_styles))
-                total = total + layer.hypernet.likeness(layer.weight, styles, motion_styles)
+        with torch.autocast(latents.device.type, enabled=False):
+            for layer in layers:
+                if isinstance(layer.hypernet, MotionModulation):
+                    styles = per_image(layer.affine(latents), len(motion_styles))
+                    total = total + layer.hypernet.likeness(layer.weight, styles, motion_styles)
         return total / (len(layers) + 1)  # one more: the last layer to pictures
 
 

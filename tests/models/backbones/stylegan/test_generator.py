@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.backbones.stylegan.discriminator import Discriminator, DiscriminatorSizes
-from models.backbones.stylegan.generator import Generator, GeneratorSizes
+from models.backbones.stylegan.generator import Generator, GeneratorSizes, MotionStyleSizes
 from models.backbones.stylegan.mapping import MappingNetwork
 from models.backbones.stylegan.motion import MotionSizes
 from models.layers.modulated import ModulatedConvolution
@@ -257,6 +258,15 @@ def test_no_layer_follows_motion(generator: Generator) -> None:
     parts = list(generator.modules())
     assert sum(isinstance(part, ModulatedConvolution) for part in parts) == 7
     assert not any(isinstance(part, MotionModulation) for part in parts)
+
+
+def test_half_precision_leaves_the_likeness_of_motion_styles_alone(fill, inputs) -> None:
+    extra = MotionStyleSizes(count=4, width=32, resolutions=(16, 32))
+    generator = fill(Generator(replace(SMALL, motion_styles=extra))).requires_grad_(False)
+    _, whole = generator(*inputs, likeness=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, half = generator(*inputs, likeness=True)
+    assert torch.equal(half, whole)
 
 
 @pytest.mark.slow
