@@ -91,6 +91,13 @@ class VideoAutoencoder(nn.Module):
             )
         return frames // time, height // rows, width // columns
 
+    @torch.no_grad()
+    def shift_log_variance(self, amount: float) -> None:
+        """Add to the log-variance of every latent, by the bias that predicts it."""
+        bias = self.quant_conv.conv.bias
+        assert bias is not None
+        bias[self.channels :] += amount
+
     @property
     def last_weight(self) -> Tensor:
         """The kernel of the last convolution, by which losses are balanced."""

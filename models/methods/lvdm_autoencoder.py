@@ -59,6 +59,9 @@ class LvdmAutoencoderConfig(MethodConfig):
     factors: list[int] = field(default_factory=lambda: [4, 8, 8])  # over (time, height, width)
     channels: int = 4  # of a latent cell
     groups: int = 32  # of the group norms; they divide 2 x width
+    # Added to the log-variance of new networks. 0 is the published start, with as much noise as
+    # signal in the latents; -6 starts with little, of which short trainings learn much sooner.
+    initial_log_variance: float = 0.0
     kl_weight: float = 0.0  # of the posterior's divergence from a standard normal; 1e-6 is usual
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -112,7 +115,9 @@ class LvdmAutoencoder(Method):
         self._shown: Tensor | None = None  # clips (B, F, 3, H, W) that previews reconstruct
 
     def build_networks(self) -> dict[str, nn.Module]:
-        networks: dict[str, nn.Module] = {"autoencoder": self._autoencoder()}
+        autoencoder = self._autoencoder()
+        autoencoder.shift_log_variance(self.config.initial_log_variance)
+        networks: dict[str, nn.Module] = {"autoencoder": autoencoder}
         if self.training:
             discriminator = self.config.discriminator
             networks["discriminator"] = PatchDiscriminator(

@@ -299,3 +299,15 @@ def test_the_recipes_are_the_published_one(name: str) -> None:
         nets = build_method(config).build_networks()
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     assert sizes == {"autoencoder": 19_446_759, "discriminator": 2_765_633}
+
+
+@torch.no_grad()
+def test_the_first_log_variance_can_be_lower() -> None:
+    data = batch(1).videos.transpose(1, 2)
+    moments = []
+    for amount in (0.0, -6.0):
+        network = networks(method(initial_log_variance=amount))["autoencoder"]
+        assert isinstance(network, VideoAutoencoder)
+        moments.append(network.encode(data).chunk(2, dim=1))
+    torch.testing.assert_close(moments[1][0], moments[0][0])
+    torch.testing.assert_close(moments[1][1], moments[0][1] - 6)
