@@ -1,0 +1,1 @@
+"""Making a cache: what it will hold, what it takes, and the shards."""
