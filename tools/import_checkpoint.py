@@ -89,6 +89,7 @@ def _choices(arguments: argparse.Namespace) -> Choices:
         size=arguments.size,
         frames=arguments.frames,
         autoencoder=arguments.autoencoder,
+        perceptual=arguments.perceptual,
         interpolation=read_original(other, arguments.inert) if other else None,
         time_factor=arguments.time_factor,
         frame_interval=arguments.frame_interval,
@@ -152,6 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         "--autoencoder",
         metavar="FILE.safetensors",
         help="imported stage 1, for a file of stage 2 that has none or for another than its own",
+    )
+    lvdm.add_argument(
+        "--perceptual",
+        type=Path,
+        metavar="FILE.pt",
+        help="write LPIPS out of a file of stage 1, for method.perceptual.weights",
     )
     lvdm.add_argument(
         "--interpolation",

@@ -26,6 +26,7 @@ _FIRST_STAGE = "first_stage_model."
 _CONDITION = "cond_stage_model."
 _LOSS = "loss."
 _DISCRIMINATOR = "loss.discriminator."
+_PERCEPTUAL = "loss.perceptual_loss."
 _AUTOENCODER = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 _FIRST_WEIGHT = "encoder.conv_first.conv.weight"
 # The schedule, which this project computes, and constants of the loss.
@@ -81,12 +82,13 @@ class DenoiserSizes:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Stage 1. The discriminator is absent from the copy within a file of stage 2."""
+    """Stage 1. What only its loss needs is absent from the copy within a file of stage 2."""
 
     weights: StoredState
     sizes: AutoencoderSizes
     discriminator: StoredState | None
     patches: PatchSizes | None
+    perceptual: StoredState  # LPIPS with its VGG-16, in the names of the package lpips
 
 
 @dataclass(frozen=True)
@@ -126,17 +128,14 @@ def read_autoencoder(state: StoredState) -> Autoencoder:
     weights = _once({n: v for n, v in state.items() if n.startswith(_AUTOENCODER)})
     unknown = [n for n in state if not n.startswith((*_AUTOENCODER, _LOSS))]
     _refuse_unknown(unknown)
-    discriminator = {
-        name.removeprefix(_DISCRIMINATOR): value
-        for name, value in state.items()
-        if name.startswith(_DISCRIMINATOR)
-    }
+    discriminator = _below(_DISCRIMINATOR, state)
     try:
         return Autoencoder(
             weights=weights,
             sizes=_autoencoder_sizes(weights),
             discriminator=discriminator or None,
             patches=_patch_sizes(discriminator) if discriminator else None,
+            perceptual=_below(_PERCEPTUAL, state),
         )
     except KeyError as error:
         raise ValueError(f"the state dict has no weight {error}") from None
@@ -148,19 +147,14 @@ def read_denoiser(state: StoredState, which: str = "ema") -> Denoiser:
     Raises ValueError in one line for missing or unknown weights, for conditional models and for
     unequal copies.
     """
-    raw = {n.removeprefix(_DENOISER): v for n, v in state.items() if n.startswith(_DENOISER)}
-    averages = {n.removeprefix(_AVERAGE): v for n, v in state.items() if n.startswith(_AVERAGE)}
+    raw, averages = _below(_DENOISER, state), _below(_AVERAGE, state)
     if any(name.startswith(_CONDITION) for name in state):
         raise ValueError("the checkpoint is conditional (text or class); this project's is not")
     known = (_DENOISER, _AVERAGE, _FIRST_STAGE)
     _refuse_unknown(
         n for n in state if not n.startswith(known) and n not in {*_SCHEDULE, "betas", _SCALE}
     )
-    inner = {
-        name.removeprefix(_FIRST_STAGE): value
-        for name, value in state.items()
-        if name.startswith(_FIRST_STAGE)
-    }
+    inner = _below(_FIRST_STAGE, state)
     try:
         sizes = _denoiser_sizes(raw)
         return Denoiser(
@@ -172,6 +166,11 @@ def read_denoiser(state: StoredState, which: str = "ema") -> Denoiser:
         )
     except KeyError as error:
         raise ValueError(f"the state dict has no weight {error}") from None
+
+
+def _below(prefix: str, state: StoredState) -> StoredState:
+    """What begins with a prefix, without it."""
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
 
 def _once(weights: StoredState) -> StoredState:

@@ -25,6 +25,7 @@ class Choices:
     size: int = 128  # LVDM: pixels a side
     frames: int | None = None  # LVDM, stage 1: of a clip
     autoencoder: str | None = None  # LVDM, stage 2: of this project, in place of the file's own
+    perceptual: Path | None = None  # LVDM, stage 1: where LPIPS goes, if it is wanted
     interpolation: Mapping[str, object] | None = None  # LVDM, long videos: the other checkpoint
     time_factor: int = 4  # LVDM: frames of the clip in one latent frame
     frame_interval: int = 1  # of the clips that a GAN or LVDM was trained on

@@ -39,8 +39,13 @@ _OF_THE_PROJECT = ("latent_moments", "autoencoder_sha256")  # what originals kee
 
 def import_autoencoder(checkpoint: Mapping[str, object], choices: Choices) -> list[Imported]:
     """Stage 1 from its own file. Raises ValueError in one line."""
-    state = _state(checkpoint)
-    return [_autoencoder(read_autoencoder(state), choices, choices.output, _step(checkpoint))]
+    original = read_autoencoder(_state(checkpoint))
+    imported = _autoencoder(original, choices, choices.output, _step(checkpoint))
+    if choices.perceptual:
+        if not original.perceptual:
+            raise ValueError("--perceptual: the file holds no LPIPS")
+        torch.save(_read(original.perceptual), choices.perceptual)
+    return [imported]
 
 
 def import_denoiser(checkpoint: Mapping[str, object], choices: Choices) -> list[Imported]:

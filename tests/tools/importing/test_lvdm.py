@@ -68,7 +68,7 @@ def test_stage_1_arrives_with_its_discriminator(
     state = {
         **originals.autoencoder_state(autoencoder),
         "loss.logvar": torch.zeros(()),
-        "loss.perceptual_loss.lin0.model.1.weight": torch.ones(1, 64, 1, 1),
+        "loss.perceptual_loss.lin0.model.1.weight": torch.rand(1, 64, 1, 1),
         **{f"loss.discriminator.{n}": v for n, v in patches.state_dict().items()},
     }
     copied = "encoder.conv_blocks.0.res.conv1.weight"
