@@ -16,6 +16,7 @@ from typing import get_args
 
 from configs.errors import run_command
 from models.importers.containers import read_pickle
+from models.importers.endora import is_transformer
 from models.importers.lvdm import is_denoiser, lvdm_state
 from models.importers.stylegan_v import is_gan
 from models.layers.motion_modulation import Mode
@@ -48,13 +49,19 @@ def read_original(path: Path, inert: list[str]) -> Mapping[str, object]:
 
 
 def kind_of(checkpoint: Mapping[str, object]) -> str:
-    """The family of a checkpoint, by its top-level keys."""
+    """The family of a checkpoint, by what it has at its top level. Raises ValueError."""
     if is_gan(checkpoint):
         return "gan"
     state = lvdm_state(checkpoint)
     if state is not None:
         return "lvdm" if is_denoiser(state) else "lvdm_autoencoder"
-    return "endora"
+    if any(is_transformer(value) for value in (checkpoint, *checkpoint.values())):
+        return "endora"
+    raise ValueError(
+        f"a checkpoint of no known kind: Endora and Latte have x_embedder.proj.weight, StyleGAN-V "
+        f"and MoStGAN-V G_ema and D, LVDM has state_dict; found at the top level "
+        f"{', '.join(map(str, list(checkpoint)[:6])) or 'nothing'}"
+    )
 
 
 def main() -> None:
@@ -64,9 +71,9 @@ def main() -> None:
     if output.suffix != SUFFIX:
         raise ValueError(f"--output {output}: the name has to end in {SUFFIX}")
     checkpoint = read_original(arguments.original, arguments.inert)
-    kind = kind_of(checkpoint) if arguments.kind == "auto" else arguments.kind
     choices = _choices(arguments)
     try:
+        kind = kind_of(checkpoint) if arguments.kind == "auto" else arguments.kind
         imported = IMPORT[kind](checkpoint, choices)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{arguments.original}: {error}") from None

@@ -54,10 +54,15 @@ class OriginalSizes:
     projection_stride: int
 
 
+def is_transformer(state: object) -> bool:
+    """Whether this is the state dict of an original Endora or Latte model."""
+    return isinstance(state, Mapping) and "x_embedder.proj.weight" in state
+
+
 def original_state(checkpoint: Mapping[str, object], which: str = "ema") -> State:
     """The state dict inside an original checkpoint. Raises ValueError when there is none."""
     state = checkpoint.get(which, checkpoint)
-    if not isinstance(state, Mapping) or "x_embedder.proj.weight" not in state:
+    if not isinstance(state, Mapping) or not is_transformer(state):
         raise ValueError(
             f"not an original Endora or Latte checkpoint: no x_embedder.proj.weight under "
             f"{which!r}; top-level keys: {', '.join(map(str, list(checkpoint)[:6]))}"
