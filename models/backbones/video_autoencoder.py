@@ -249,6 +249,8 @@ class UpStage(nn.Module):
 class Encoder(nn.Module):
     """Pixels (B, 3, T, H, W) -> (B, output, t, h, w)"""
 
+    compiled_alone = True
+
     def __init__(self, width: int, strides: Sequence[Strides], output: int, groups: int) -> None:
         super().__init__()
         self.conv_first = SameConv(3, width, 3)
@@ -266,13 +268,19 @@ class Encoder(nn.Module):
         return output
 
 
+class UpStages(nn.Sequential):
+    """All of the decoder but its last convolution, which losses ask for a gradient of its own."""
+
+    compiled_alone = True
+
+
 class Decoder(nn.Module):
     """Latents (B, C, t, h, w) -> pixels (B, 3, T, H, W); its first layer enlarges already."""
 
     def __init__(self, width: int, strides: Sequence[Strides], channels: int, groups: int) -> None:
         super().__init__()
         widths = [channels, *(width * 2 ** (len(strides) - stage) for stage in range(len(strides)))]
-        self.conv_blocks = nn.Sequential(
+        self.conv_blocks = UpStages(
             *(
                 UpStage(widths[stage], widths[stage + 1], stride, groups)
                 for stage, stride in enumerate(strides)

@@ -152,21 +152,23 @@ class LvdmAutoencoder(Method):
     def reconstruction_loss(self, networks: Networks, batch: Batch) -> Loss:
         """C H W (mean absolute error + perceptual distance), the mean over clips of what a frame
         costs, + kl_weight * divergence of a clip's posterior. Frames are compared one by one."""
-        loss, _, _ = self._reconstruct(networks, batch)
-        return loss
+        return self._reconstruct(networks, batch)[0]
 
     def adversarial_reconstruction_loss(self, networks: Networks, batch: Batch) -> Loss:
         """`reconstruction_loss` + weight * balance * -mean logit of the reconstructed frames.
 
         The balance is the ratio of both losses' gradients at the last convolution, at most 1e4.
         """
-        loss, images, likelihood = self._reconstruct(networks, batch)
-        logits = networks["discriminator"](images).float()
-        pretended = -logits.mean()
-        last = _plain(networks["autoencoder"]).last_weight
-        weight = self.config.discriminator.weight * balance(likelihood, pretended, last)
+        loss, images, likelihood, divergence = self._reconstruct(networks, batch)
+        pretended = -networks["discriminator"](images).float().mean()
+        # Both parts go backward to the images once; from there on they are balanced and summed.
+        wishes = [torch.autograd.grad(each, images)[0] for each in (likelihood, pretended)]
+        ratio = balance(images, wishes[0], wishes[1], _plain(networks["autoencoder"]).last_weight)
+        weight = self.config.discriminator.weight * ratio
+        carrier = (images * (wishes[0] + weight * wishes[1])).sum() + divergence
+        value = loss.total.detach() + weight * pretended.detach()
         parts = {**loss.parts, "adversarial": pretended.detach(), "balance": weight}
-        return Loss(loss.total + weight * pretended, parts)
+        return Loss(carrier + (value - carrier).detach(), parts)
 
     def discriminator_loss(self, networks: Networks, batch: Batch) -> Loss:
         """Hinge loss of real frames against reconstructions, which pass separately, for each
@@ -213,9 +215,9 @@ class LvdmAutoencoder(Method):
             progress(1, 1)
         return videos.float().clamp(-1, 1)
 
-    def _reconstruct(self, networks: Networks, batch: Batch) -> tuple[Loss, Tensor, Tensor]:
-        """The loss without the discriminator; reconstructed frames (N, 3, H, W); the part of the
-        loss that the discriminator's is balanced with."""
+    def _reconstruct(self, networks: Networks, batch: Batch) -> tuple[Loss, Tensor, Tensor, Tensor]:
+        """The loss without the discriminator; reconstructed frames (N, 3, H, W); both parts of
+        that loss, what the frames cost and what the posteriors cost."""
         if self._shown is None:
             self._shown = batch.videos[:2].detach().clone()
         videos = batch.videos.transpose(1, 2)
@@ -230,8 +232,9 @@ class LvdmAutoencoder(Method):
             parts["perceptual"] = perceptual
         likelihood = targets[0].numel() * distance
         parts["kl"] = kl_divergence(moments).mean()
-        total = likelihood + self.config.kl_weight * parts["kl"]
-        return Loss(total, {k: v.detach() for k, v in parts.items()}), images, likelihood
+        divergence = self.config.kl_weight * parts["kl"]
+        detached = {name: part.detach() for name, part in parts.items()}
+        return Loss(likelihood + divergence, detached), images, likelihood, divergence
 
     def _autoencoder(self) -> VideoAutoencoder:
         config = self.config
@@ -260,12 +263,15 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
-def balance(loss: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-    """How much larger the gradient of `loss` is than that of `other`, both scalars, at a weight
-    tensor: the ratio of their Euclidean norms, detached and at most 1e4."""
+def balance(output: Tensor, wish: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """How much larger one gradient is than another at the weight tensor that makes an output.
+
+    Inputs:  wish, other, gradients of two losses by the output, of its shape
+    Output:  the ratio of their Euclidean norms at the weight, at most 1e4, detached: ()
+    """
     norms = [
-        torch.autograd.grad(each, weight, retain_graph=True)[0].float().norm()
-        for each in (loss, other)
+        torch.autograd.grad(output, weight, each, retain_graph=True)[0].float().norm()
+        for each in (wish, other)
     ]
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, LARGEST_BALANCE).detach()
 

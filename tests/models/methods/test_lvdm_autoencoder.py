@@ -25,6 +25,7 @@ from models.methods.lvdm_autoencoder import (
 )
 from models.priors.perceptual import PerceptualConfig
 from models.registry import build_method, method_config
+from tools.training.compiling import compile_regions
 
 CLIP = VideoShape(4, 3, 24, 24)
 ROOT = Path(__file__).resolve().parents[3]
@@ -136,14 +137,43 @@ def test_the_adversarial_loss_adds_balanced_logits() -> None:
     torch.testing.assert_close(loss.parts["balance"], expected)
     torch.testing.assert_close(loss.parts["adversarial"], pretended.detach())
 
+    parameters = list(network.parameters())
+    found = torch.autograd.grad(loss.total, parameters)
+    summed = torch.autograd.grad(error + expected.detach() * pretended, parameters)
+    for one, other in zip(found, summed, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
 
 def test_the_balance_is_a_ratio_of_gradients_with_a_limit() -> None:
     weight = torch.ones(4, requires_grad=True)
-    assert float(balance(6 * weight.sum(), 2 * weight.sum(), weight)) == pytest.approx(3, rel=1e-3)
-    nothing = 0 * weight.sum()
-    assert float(balance(weight.sum(), nothing, weight)) == 1e4
-    assert float(balance(nothing, weight.sum(), weight)) == 0
-    assert not balance(weight.sum(), weight.sum(), weight).requires_grad
+    output = 2 * weight
+    ones, nothing = torch.ones(4), torch.zeros(4)
+    assert float(balance(output, 6 * ones, 2 * ones, weight)) == pytest.approx(3, rel=1e-3)
+    assert float(balance(output, ones, nothing, weight)) == 1e4
+    assert float(balance(output, nothing, ones, weight)) == 0
+    assert not balance(output, ones, ones, weight).requires_grad
+
+
+@pytest.mark.slow
+def test_compiled_networks_have_the_same_losses_and_gradients() -> None:
+    """The losses ask for parts of the gradients, which compiled code gives but once."""
+    built = method(kl_weight=0.1)
+    results: list[list[Tensor]] = []
+    for compiled in (False, True):
+        nets = networks(built)
+        if compiled:
+            for network in nets.values():
+                compile_regions(network, backend="aot_eager")
+        values = []
+        for phase in built.phases(0):
+            for name, network in nets.items():
+                network.requires_grad_(name == phase.network)
+            torch.manual_seed(1)
+            total = phase.loss(nets, batch()).total
+            values += [total, *torch.autograd.grad(total, list(nets[phase.network].parameters()))]
+        results.append([value.detach() for value in values])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
 
 
 def test_the_hinge_loss() -> None:
