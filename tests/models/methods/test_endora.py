@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -360,3 +361,96 @@ def test_bfloat16_stays_close_to_float32() -> None:
     for name, value in exact.parts.items():
         torch.testing.assert_close(rounded.parts[name], value, rtol=0.05, atol=0.01)
     assert dataclasses.is_dataclass(exact)
+
+
+# ---------------------------------------------------------------- long videos
+
+
+def long_sample(
+    method: Endora,
+    denoiser: nn.Module,
+    frames: int | None,
+    *seeds: int,
+    **settings: Any,
+) -> torch.Tensor:
+    chosen = EndoraSampling(**({"sampler": "unipc3", "steps": 4} | settings))
+    with torch.no_grad():
+        return method.sample(
+            {"denoiser": denoiser}, VideoNoise(seeds, "cpu"), chosen, frames=frames
+        )
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm_solver", "unipc3"])
+def test_a_longer_video_begins_with_the_shorter_one(sampler: str) -> None:
+    method = endora()
+    method.config.shared_noise = 0.6
+    denoiser = trained(method)["denoiser"].eval()
+    clip = long_sample(method, denoiser, None, 7, 8, sampler=sampler)
+    lengths = [long_sample(method, denoiser, frames, 7, 8, sampler=sampler) for frames in (2, 4, 9)]
+    for shorter, longer in itertools.pairwise(lengths):
+        assert torch.equal(longer[:, : shorter.shape[1]], shorter)
+    assert torch.equal(lengths[1], clip)
+    assert [video.shape[1] for video in lengths] == [2, 4, 9]
+    assert lengths[-1].abs().max() <= 1
+
+
+@pytest.mark.parametrize("settings", [{"corrections": 2}, {"corrections": 0, "reuse": 0.5}])
+def test_a_long_video_depends_on_its_seed_alone(settings: dict[str, Any]) -> None:
+    method = endora()
+    denoiser = trained(method)["denoiser"].eval()
+    together = long_sample(method, denoiser, 9, 7, 8, 9, **settings)
+    alone = long_sample(method, denoiser, 9, 8, **settings)
+    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 0.01
+
+
+def test_windows_are_decoded_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = endora()
+    denoiser = trained(method)["denoiser"].eval()
+    decoded: list[int] = []
+    decode = method.codec.decode
+
+    def counting(latents: torch.Tensor, **options: Any) -> torch.Tensor:
+        decoded.append(latents.shape[1])
+        return decode(latents, **options)
+
+    monkeypatch.setattr(method.codec, "decode", counting)
+    long_sample(method, denoiser, 12, 0, overlap=1)
+    assert decoded == [4, 3, 3, 3]
+
+
+def test_labels_and_guidance_hold_in_every_window() -> None:
+    method = endora(transformer={"classes": 2})
+    denoiser = trained(method)["denoiser"].eval()
+    one, other = (
+        long_sample(method, denoiser, 8, 0, label=label, guidance=2.0) for label in (0, 1)
+    )
+    assert (one[:, 4:] - other[:, 4:]).abs().max() > 0.01
+
+
+def test_the_seams_of_a_long_video_can_be_told() -> None:
+    method = endora()
+    assert method.windows(EndoraSampling(overlap=1), 9).seams == [4, 7]
+    assert method.windows(EndoraSampling(overlap=9)).seams == []  # one window has no overlap
+
+
+@pytest.mark.parametrize(
+    ("frames", "settings", "named"),
+    [
+        (9, {"overlap": 4}, "sampling.overlap"),
+        (9, {"corrections": 1, "reuse": 0.2}, "sampling.reuse"),
+        (0, {}, "at least 1 frame"),
+    ],
+)
+def test_impossible_long_videos_are_refused(
+    frames: int, settings: dict[str, Any], named: str
+) -> None:
+    method = endora()
+    with pytest.raises(ValueError, match=named):
+        long_sample(method, trained(method)["denoiser"], frames, 0, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"overlap": 0}, {"corrections": -1}])
+def test_settings_of_long_videos_are_checked(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"sampling.{next(iter(settings))}"):
+        EndoraSampling(**settings)
