@@ -68,8 +68,16 @@ def read_pickle(path: Path, inert: Collection[str] = ()) -> object:
                 return _read_stream(file, path, resolve)
             return SafeUnpickler(file, resolve, _no_storage).load()
     except _BROKEN as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint that opens in safe mode: {reason}") from None
+        raise ValueError(
+            f"{path}: not a checkpoint that opens in safe mode: {_reason(error)}"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Our own words, or which of the many faults that end in no pickle it was."""
+    if type(error) in (ValueError, zipfile.BadZipFile):
+        return " ".join(str(error).split())[:300]
+    return f"truncated, damaged or no pickle at all ({type(error).__name__})"
 
 
 def _read_archive(file: BinaryIO, path: Path, resolve: Resolve) -> object:

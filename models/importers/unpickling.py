@@ -120,8 +120,12 @@ class _Function(Sealed):
         return self._call(*arguments)
 
 
-class SafeUnpickler(pickle.Unpickler):
-    """Follows the instructions of a pickle; every name goes through `resolve`."""
+class SafeUnpickler(pickle._Unpickler):
+    """Follows the instructions of a pickle; every name goes through `resolve`.
+
+    The interpreter in Python keeps what a pickle memorises in a dictionary; that in C keeps a
+    table, which one instruction could let grow to any size.
+    """
 
     def __init__(
         self, file: BinaryIO, resolve: Resolve, storage: Callable[[Sequence[Any]], object]

@@ -201,7 +201,7 @@ TRICKS = {
     "bytes in a codec": global_("_codecs.encode") + text("ab") + text("zlib_codec") + b"\x86R.",
     "nothing left": b"R.",
     "no end": b"]",
-    "memory without bound": b"Nr\xff\xff\xff",
+    "unknown instruction": b"\xff.",
 }
 
 
@@ -209,6 +209,11 @@ TRICKS = {
 def test_tricks_end_in_one_line(tmp_path: Path, trick: str) -> None:
     (tmp_path / "file").write_bytes(b"\x80\x04" + TRICKS[trick])
     refused(tmp_path / "file")
+
+
+def test_a_far_place_in_the_memory_of_a_pickle_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")
+    assert read_pickle(tmp_path / "file") is None
 
 
 def test_naming_a_known_module_does_not_import_it(tmp_path: Path) -> None:
@@ -356,6 +361,6 @@ def test_a_name_can_be_taken_as_a_placeholder_on_request(tmp_path: Path) -> None
 
 def test_the_programs_of_this_file_are_programs() -> None:
     """The tricks are refused for what they do, not for being no pickles at all."""
-    broken = {"nothing left", "no end", "memory without bound"}
+    broken = {"nothing left", "no end", "unknown instruction"}
     for name in TRICKS.keys() - broken:
         assert list(pickletools.genops(b"\x80\x04" + TRICKS[name])), name
