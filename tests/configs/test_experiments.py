@@ -11,6 +11,7 @@ import yaml
 from configs.load import load_run, load_sampling
 from configs.schema import RunConfig
 from models.methods.endora import EndoraConfig
+from models.methods.lvdm import LatentDiffusionConfig
 from models.registry import build_method, method_class, method_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -46,6 +47,10 @@ def test_each_experiment_builds(path: Path) -> None:
     if isinstance(config.method, EndoraConfig):
         layers = ",".join("2" for _ in config.method.prior.pairs)  # that every prior has
         config = load(path, [*OFFLINE, f"method.prior.layers=[{layers}]"])
+    elif isinstance(config.method, LatentDiffusionConfig):
+        config = load(path, ["method.autoencoder=untrained"])
+    elif config.method_name == "lvdm_autoencoder":
+        config = load(path, ["method.perceptual.name=none"])
     method = build_method(config)
     with torch.device("meta"):
         networks = method.build_networks()
