@@ -96,6 +96,8 @@ class MotionEncoder(nn.Module):
                 f"{needed} are needed (see noise_length)"
             )
         window = first + torch.arange(span + 2 + self.sizes.context, device=left.device)
+        # A clip that spans less than the widest one does not use its last codes.
+        window = window.clamp(max=noise.shape[1] - 1)
         codes = noise.gather(1, window[..., None].expand(-1, -1, noise.shape[2])).transpose(1, 2)
         for convolution in self.conv:
             codes = convolution(codes)
