@@ -1,1 +1,0 @@
-"""Published pickles of StyleGAN-V and MoStGAN-V become runs of this project."""
