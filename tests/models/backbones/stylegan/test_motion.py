@@ -140,13 +140,6 @@ def test_only_the_anchors_of_a_clip_are_computed(encoder: MotionEncoder, normal)
 
 
 @pytest.mark.parametrize(("latest", "length"), [(0, 22), (15.999, 22), (16, 23), (1023, 85)])
-def test_a_late_clip_beside_one_that_spans_more(encoder: MotionEncoder, noise: Tensor) -> None:
-    times = torch.tensor([[0.0, 40.0], [78.0, 79.0]])
-    together = encoder(times, noise[:2, : SMALL.noise_length(79)])
-    alone = encoder(times[1:], noise[1:2])
-    torch.testing.assert_close(together[1:], alone)
-
-
 def test_noise_length_is_enough_and_not_more(
     encoder: MotionEncoder, latest: float, length: int
 ) -> None:
@@ -155,6 +148,13 @@ def test_noise_length_is_enough_and_not_more(
     encoder(time, torch.randn(1, length, 64))
     with pytest.raises(ValueError, match=f"{length} are needed"):
         encoder(time, torch.randn(1, length - 1, 64))
+
+
+def test_a_late_clip_beside_one_that_spans_more(encoder: MotionEncoder, noise: Tensor) -> None:
+    times = torch.tensor([[0.0, 40.0], [78.0, 79.0]])
+    together = encoder(times, noise[:2, : SMALL.noise_length(79)])
+    alone = encoder(times[1:], noise[1:2])
+    torch.testing.assert_close(together[1:], alone)
 
 
 def test_times_before_zero_are_refused(encoder: MotionEncoder, noise: Tensor) -> None:
