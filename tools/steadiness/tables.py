@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tools.steadiness.summary import FACTORS, FEWEST, STATISTICS, Estimate, Summary
+from tools.steadiness.summary import (
+    ERRORS,
+    FACTORS,
+    FEWEST,
+    STATISTICS,
+    VISIBLE,
+    Estimate,
+    Summary,
+)
 
 
 def text(summary: Summary, real: Summary | None = None) -> str:
@@ -124,4 +132,10 @@ def _verdict(summary: Summary, real: Summary | None) -> list[str]:
     beyond = "beyond that of real videos" if real else "beyond what chance explains"
     if found:
         return [*lines, f"Drift {beyond}: {', '.join(found)}."]
-    return [*lines, f"Drift: none {beyond}."]
+    largest = max(summary.change[name].error for name in STATISTICS[:-1] if name not in FACTORS)
+    noticed = max(VISIBLE, ERRORS * largest)
+    return [
+        *lines,
+        f"Drift: none {beyond}; with {summary.videos} videos, colours that drift by less than "
+        f"{noticed:.0f} grey levels may go unnoticed.",
+    ]
