@@ -227,6 +227,12 @@ class Method(ABC):
         """Choices for the previews of a running training; override where the defaults are slow."""
         return self.Sampling()
 
+    def preview(
+        self, networks: Networks, noise: VideoNoise, progress: Progress | None = None
+    ) -> Tensor:
+        """What a running training shows: (B, F, 3, H, W) in [-1, 1]; samples, unless overridden."""
+        return self.sample(networks, noise, self.preview_sampling(), progress)
+
     @abstractmethod
     def sample(
         self,

@@ -23,7 +23,27 @@ SMALLER = {
         "method.prior.weights=untrained",
         "method.transformer.width=32",
         "method.transformer.heads=2",
-    ]
+    ],
+    "lvdm_autoencoder": [
+        "method.width=2",
+        "method.groups=2",
+        "method.discriminator={weight: 0.5, start: 0, width: 4, layers: 2}",
+        "clip.frames=4",
+        "clip.size=32",
+    ],
+    "lvdm": [
+        "method.autoencoder=untrained",
+        "method.unet={width: 16, multipliers: [1, 2], groups: 8}",
+        "clip.frames=8",
+        "clip.size=32",
+    ],
+    "lvdm_long": [
+        "method.autoencoder=untrained",
+        "method.unet={width: 16, multipliers: [1, 2], groups: 8}",
+        "method.key_every=2",
+        "clip.frames=32",
+        "clip.size=32",
+    ],
 }
 
 

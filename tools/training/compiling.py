@@ -54,6 +54,9 @@ def compile_regions(
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     # A block is small enough; split further, it would lose what compiling fuses.
     torch._dynamo.config.optimize_ddp = False
+    # Blocks of one class share one code, with a variant for each of their shapes; a U-Net has more
+    # of those than the 8 that are kept at most, beyond which `fullgraph` would be an error.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     regions = [module for module in network.modules() if getattr(module, "compiled_alone", False)]
     for region in regions:
         if sharded:

@@ -52,7 +52,7 @@ def draw_previews(
     """(train.preview_count, F, 3, H, W) in [-1, 1] from the first average, video k from seed k."""
     noise = VideoNoise(range(state.settings.preview_count), runtime.device)
     with torch.no_grad(), runtime.autocast():
-        return method.sample(state.averages[0].networks, noise, method.preview_sampling(), progress)
+        return method.preview(state.averages[0].networks, noise, progress)
 
 
 def _write(strip: Tensor, step: int, log: RunLog) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch._dynamo.utils import counters
 
 from configs.schema import TrainConfig
@@ -178,3 +179,33 @@ def test_auto_leaves_a_cpu_alone(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
     if missing_tool("cpu") is None:
         assert wants_compiling(True, CPU)
+
+
+class Shrinking(nn.Module):
+    """Blocks of one class that each see another shape, more than the compiler keeps by itself."""
+
+    class Block(nn.Module):
+        compiled_alone = True
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(width, width - 1)
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return self.layer(values)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[self.Block(width) for width in range(16, 2, -1)])
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.blocks(values)
+
+
+def test_blocks_of_one_class_may_have_many_shapes() -> None:
+    torch._dynamo.reset()
+    network = Shrinking()
+    values = torch.rand(3, 16)
+    expected = network(values)
+    compile_regions(network, "eager")
+    torch.testing.assert_close(network(values), expected)
