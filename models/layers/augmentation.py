@@ -76,8 +76,8 @@ class Augmentation(nn.Module):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("low_pass", torch.tensor(SYMLET_6), persistent=False)
 
-    # Never compiled, for its shapes depend on what is drawn.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    never_compiled = True  # its shapes depend on what is drawn
+
     def forward(self, videos: Tensor) -> Tensor:
         return self.apply_draws(videos, self.draw(len(videos)))
 

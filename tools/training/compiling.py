@@ -7,7 +7,9 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,15 +42,15 @@ def missing_tool(device_type: str) -> str | None:
 
 
 def compile_regions(
-    network: nn.Module, backend: str = "inductor", *, sharded: bool = False
+    network: nn.Module, backend: str | Callable[..., Any] = "inductor", *, sharded: bool = False
 ) -> None:
     """Compile a network in place; parameters and their names stay as they are.
 
     Modules whose class says `compiled_alone` are compiled each for itself, without graph breaks
     and for fixed shapes: modules of one class share one code, so that a network of 28 blocks
     compiles as fast as one of 2, and gradients are exchanged block by block. A network without
-    such modules is compiled as a whole. Of `sharded` ones only their own code is compiled, not
-    what gathers their parameters before it.
+    such modules is compiled as a whole, around those that say `never_compiled`. Of `sharded` ones
+    only their own code is compiled, not what gathers their parameters before it.
     """
     # Of the compiler's own look at its inputs; nobody else needs that attribute.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
@@ -57,6 +59,9 @@ def compile_regions(
     # Blocks of one class share one code, with a variant for each of their shapes; a U-Net has more
     # of those than the 8 that are kept at most, beyond which `fullgraph` would be an error.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    for module in network.modules():
+        if getattr(module, "never_compiled", False):
+            module.forward = torch.compiler.disable(module.forward)
     regions = [module for module in network.modules() if getattr(module, "compiled_alone", False)]
     for region in regions:
         if sharded:

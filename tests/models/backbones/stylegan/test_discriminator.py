@@ -18,6 +18,7 @@ from models.backbones.stylegan.discriminator import (
     frame_differences,
 )
 from models.layers.augmentation import Augmentation
+from tools.training.compiling import compile_regions
 
 MINI = DiscriminatorSizes(
     resolution=32,
@@ -376,7 +377,7 @@ def test_it_trains_compiled_with_the_penalty_in_eager_mode() -> None:
         return torch._dynamo.lookup_backend("aot_eager")(graph, given)
 
     torch._dynamo.reset()
-    discriminator.compile(backend=counting)
+    compile_regions(discriminator, counting)
     for _ in range(2):
         compiled = phases(discriminator, videos, times)
         torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
