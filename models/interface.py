@@ -92,6 +92,12 @@ class Phase:
 
     network: str
     loss: Callable[[Networks, Batch], Loss]
+    name: str = ""  # of its loss and gradient norm in the log; by default the network's
+
+    @property
+    def title(self) -> str:
+        """What the log calls it."""
+        return self.name or self.network
 
 
 class VideoNoise:

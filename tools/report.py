@@ -40,6 +40,7 @@ TITLES = {
     "sign_real": "Mean sign of the outputs on real clips",
     "augmentation": "Strength of the augmentation (ADA)",
     "r1": "Gradient penalty on real clips (R1)",
+    "loss/penalty": "Gradient penalty as it counts in the steps that compute it",
 }
 NOT_LOSSES = ("learning_rate", "gradient_norm", "clips_per_second", "memory_gib", "kimg")
 LAUNCHERS = {"endora": "torchrun --nnodes=1 --nproc_per_node=8"}

@@ -134,7 +134,7 @@ class TrainState:
         self._unchecked.append(_Step(self.step, phase, batches, Readback(norm)))
         if self.runtime.device.type == "cpu":
             self.settle()
-        return {**measured, f"gradient_norm/{phase.network}": norm}
+        return {**measured, f"gradient_norm/{phase.title}": norm}
 
     def settle(self) -> None:
         """Raise what `take` has not raised yet: the FloatingPointError of an earlier step."""
@@ -298,7 +298,7 @@ def _few(names: Sequence[str], limit: int = 3) -> str:
 
 
 def _named_parts(phase: Phase, loss: Loss) -> dict[str, Tensor]:
-    return {f"loss/{phase.network}": loss.total.detach(), **loss.parts}
+    return {f"loss/{phase.title}": loss.total.detach(), **loss.parts}
 
 
 def _loss_name(phase: Phase) -> str:

@@ -98,6 +98,13 @@ def test_what_is_measured_is_detached_and_named() -> None:
     assert not any(value.requires_grad for value in measured.values())
 
 
+def test_two_phases_of_one_network_can_be_told_apart_in_the_log() -> None:
+    method, state = make()
+    phase = dataclasses.replace(method.phases(0)[0], name="penalty")
+    measured = state.take(phase, [batch()])
+    assert set(measured) == {"loss/penalty", "output", "gradient_norm/penalty"}
+
+
 def test_the_first_step_is_adamw_at_the_warmed_up_rate() -> None:
     method, state = make(warmup_steps=4)
     network = copy.deepcopy(state.networks["first"])
