@@ -24,7 +24,7 @@ from models.layers.modulated import FilterModulation
 # evaluation alone. In training it convolves with the unchanged filters, and motion changes only
 # the scale of each output channel (`demod`). With the half precision of their configurations it
 # also brings filters and styles to a maximum near 1 first, which makes the attention nearly
-# uniform, and does so in sampling too (`released`): that is what published results come from.
+# uniform, and does so in sampling too (`released`): presumably published results come from that.
 # Here a mode means the same in training and sampling, in every precision.
 Mode = Literal["paper", "demod", "released"]
 MODES = get_args(Mode)

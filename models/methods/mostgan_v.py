@@ -54,7 +54,7 @@ class MoStGANVConfig(StyleGANVConfig):
     #   released  demod, after filters and content styles were divided by their largest values, as
     #             the reference does in half precision, in which it trains and samples. Scores of
     #             the attention become hundreds of times smaller, so it starts out uniform. The
-    #             published results are made like this
+    #             public configurations train and sample so; presumably the published results too
     # Here a choice means the same in training and sampling and in every precision. `paper` keeps
     # filters for every frame, and is slower by as much.
     motion_modulation: Mode = "released"

@@ -200,7 +200,7 @@ class StyleGANV(Method):
     ) -> None:
         times = times or FrameTimes(shape.frames, "random")
         super().__init__(config, shape, training=training, cached=cached, times=times)
-        check_clip(shape, times, self.config.discriminator)
+        check_sizes(shape, times, self.config)
         self.motion = self.config.motion.sizes
 
     def build_networks(self) -> dict[str, nn.Module]:
@@ -243,8 +243,13 @@ class StyleGANV(Method):
         return None if transforms == "none" else Augmentation(transforms)
 
     def build_optimizer(self, network: nn.Module, settings: TrainConfig) -> Optimizer:
-        """Adam, rescaled for what is not computed at every step (arXiv 1912.04958, appendix B)."""
+        """Adam, rescaled for what is not computed at every step (arXiv 1912.04958, appendix B).
+
+        Here the settings of the loop are known, and with them how many rounds make up a step.
+        """
         check_batch(settings, self.config.discriminator)
+        if isinstance(network, Generator):
+            network.mapping.follow_rounds(settings.accumulation)
         discriminates = isinstance(network, Discriminator)
         every = self.config.penalty.every if discriminates else self.config.lazy_steps
         share = every / (every + 1)
@@ -264,7 +269,8 @@ class StyleGANV(Method):
             Phase("discriminator", self.discriminator_loss),
         ]
         if step % self.config.penalty.every == 0:
-            phases.append(Phase("discriminator", self.penalty_loss))
+            # Logged apart: at every 16th step it would hide the other loss of the discriminator.
+            phases.append(Phase("discriminator", self.penalty_loss, name="penalty"))
         return phases
 
     def generator_loss(self, networks: Networks, batch: Batch) -> Loss:
@@ -367,19 +373,31 @@ class StyleGANV(Method):
         return torch.stack(vectors, dim=1).expand(len(noise), -1, -1)
 
 
-def check_clip(shape: VideoShape, times: FrameTimes, config: DiscriminatorConfig) -> None:
-    """Raise ValueError in one line, naming the key, unless clips have sizes that can be learned."""
+def check_sizes(shape: VideoShape, times: FrameTimes, config: StyleGANVConfig) -> None:
+    """Raise ValueError in one line, naming the key, unless networks for such clips can be built."""
     size = shape.height
     require(
         size >= SMALLEST and size & (size - 1) == 0,
         f"clip.size: this method needs a power of two from {SMALLEST} on, got {size}",
     )
     require(times.spacing == "random", NO_TIMES)
-    joined = config.joined_at
+    joined = config.discriminator.joined_at
     require(
         8 <= joined < size and joined & (joined - 1) == 0,
         f"method.discriminator.joined_at: a power of two from 8 to half of clip.size ({size}), "
         f"got {joined}",
+    )
+    require(
+        config.channel_base >= size,
+        f"method.channel_base: at least clip.size ({size}), for maps of that side have "
+        f"channel_base / clip.size channels; got {config.channel_base}",
+    )
+    width = min(config.channel_base // joined, config.channel_max)
+    divisor = config.discriminator.joined_divisor
+    require(
+        divisor <= width,
+        f"method.discriminator.joined_divisor: at most the {width} channels that are divided, "
+        f"got {divisor}",
     )
 
 

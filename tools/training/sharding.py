@@ -24,13 +24,13 @@ def check_sharding(settings: TrainConfig, networks: Mapping[str, nn.Module], is_
     `is_run`: whether a launcher has started the processes
     """
     require(
-        is_run,
-        "train.sharding: full spreads a model over several processes; start them with torchrun",
-    )
-    require(
         len(networks) == 1,
         f"train.sharding: full works with methods that train one network, this one trains "
         f"{', '.join(networks)}; set none",
+    )
+    require(
+        is_run,
+        "train.sharding: full spreads a model over several processes; start them with torchrun",
     )
     require(
         not settings.preview_every and not settings.metrics_every,

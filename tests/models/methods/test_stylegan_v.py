@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 import train
 from configs.errors import run_command
 from configs.load import load_run
-from configs.schema import RunConfig
+from configs.schema import RunConfig, TrainConfig
 from configs.shapes import FrameTimes, VideoShape
 from models.backbones.stylegan.discriminator import Discriminator
 from models.interface import Batch, VideoNoise
@@ -155,6 +155,24 @@ def test_the_mean_style_follows_in_both_phases_of_training_alone() -> None:
         before = mean.clone()
         phase.loss(networks, batch)
         assert torch.equal(mean, before)
+
+
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_the_mean_style_moves_as_far_in_several_rounds_as_in_one(rounds: int) -> None:
+    method = build()
+    networks, batch = method.build_networks(), make_batch()
+    generator = networks["generator"]
+    method.build_optimizer(generator, TrainConfig(batch_size=2, accumulation=rounds))
+    mean = generator.get_submodule("mapping").w_avg
+    mean.fill_(1e6)  # beside which new styles are nothing
+    for _ in range(rounds):
+        method.generator_loss(networks, batch)
+    torch.testing.assert_close(mean / 1e6, torch.full_like(mean, 0.995), rtol=0, atol=2e-6)
+
+
+def test_the_penalty_is_logged_apart_from_the_loss_of_its_network() -> None:
+    titles = [phase.title for phase in build().phases(0)]
+    assert titles == ["generator", "discriminator", "penalty"]
 
 
 def test_generated_clips_have_the_time_patterns_of_real_ones() -> None:
@@ -355,6 +373,9 @@ MISTAKES = {
     "method.motions.width=8": "did you mean method.motion",
     "data.images_per_clip=2": "data.images_per_clip: .*set data.images_per_clip=0",
     "data.cache=nowhere": "data.cache: .*works on pixels",
+    "train.sharding=full": "train.sharding: .*trains generator, discriminator; set none",
+    "method.channel_base=16": "method.channel_base: at least clip.size .32., .*got 16",
+    "method.channel_max=1": "method.discriminator.joined_divisor: at most the 1 channels",
 }
 
 
