@@ -32,13 +32,20 @@ TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py 
 	models/registry.py train.py metrics.py process_data.py process_list.py)
 SCRIPTS := $(wildcard sample/*.sh tools/slurm/*.sh tools/slurm/*.slurm .ci/run)
 
-.PHONY: help setup format lint types test check smoke demo pretrain clean
+.PHONY: help setup format lint types test check smoke demo demo-stylegan-v demo-mostgan-v \
+	pretrain clean
 
 help:  ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 demo: $(INSTALLED)  ## simulate clips, train, sample and write runs/demo/report.html; no GPU needed
 	$(OFFLINE) $(RUN) -m tools.demo
+
+demo-stylegan-v: $(INSTALLED)  ## the same with StyleGAN-V: runs/demo-stylegan_v/report.html
+	$(OFFLINE) $(RUN) -m tools.demo --config configs/demo/stylegan_v.yaml
+
+demo-mostgan-v: $(INSTALLED)  ## the same with MoStGAN-V: runs/demo-mostgan_v/report.html
+	$(OFFLINE) $(RUN) -m tools.demo --config configs/demo/mostgan_v.yaml
 
 test: lint types  ## format, lint, types and the whole suite
 	$(OFFLINE) $(PYTEST)
@@ -87,7 +94,7 @@ types: $(INSTALLED)  ## check type annotations
 	$(RUN) -m mypy --python-version $$($(RUN) -c '$(VERSION)') $(TYPED)
 
 clean:  ## delete the environment, caches and the demo's results; other runs and data stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/demo data/demo
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/demo runs/demo-* data/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is removed first and written last: an installation that was interrupted has none and
