@@ -115,6 +115,9 @@ def _entry_span(file: BinaryIO, path: Path, entry: zipfile.ZipInfo) -> Span:
     file.seek(entry.header_offset + _LOCAL_NAMES_AT)
     lengths = _LOCAL_NAMES.unpack(file.read(_LOCAL_NAMES.size))
     start = entry.header_offset + _LOCAL_SIZE + sum(lengths)
+    # Else reading would ask for as much memory as the directory of the archive claims.
+    if start + entry.file_size > file.seek(0, io.SEEK_END):
+        raise ValueError("truncated: the numbers of a tensor are not all there")
     return Span(path, start, entry.file_size, entry.CRC)
 
 

@@ -106,6 +106,8 @@ def read_gan(checkpoint: Mapping[str, object], which: str = "ema") -> OriginalGa
         sizes = _sizes(generator, discriminator, checkpoint)
     except KeyError as error:
         raise ValueError(f"the checkpoint has no weight {error}") from None
+    except (IndexError, ArithmeticError):  # too few axes, or an empty one
+        raise ValueError("the checkpoint has weights of shapes that no such network has") from None
     _check_frequencies(generator, discriminator, sizes)
     return OriginalGan(
         generator=_learned(generator),
@@ -276,7 +278,7 @@ def _number(value: object, key: str) -> float | None:
         parts = attributes(waiting.pop(0))
         if key in parts:
             found = _plain(parts[key])
-            if isinstance(found, int | float):
+            if isinstance(found, int | float) and math.isfinite(found):
                 return found
         for inner in parts.values():
             if isinstance(inner, Mapping | Inert) and id(inner) not in seen:

@@ -349,6 +349,22 @@ def test_a_compressed_storage_is_refused(tmp_path: Path) -> None:
     assert "compressed" in refused(tmp_path / "file")
 
 
+def test_an_archive_cannot_claim_more_than_it_has(tmp_path: Path) -> None:
+    """Else reading a tensor would ask for exbibytes."""
+    count = 2**60
+    program = io.BytesIO()
+    pickler = pickle.Pickler(program, protocol=2)
+    pickler.persistent_id = lambda value: (  # type: ignore[assignment]
+        ("storage", torch.FloatStorage, "0", "cpu", count) if value == "numbers" else None
+    )
+    pickler.dump({"a": "numbers"})
+    with zipfile.ZipFile(tmp_path / "file", "w") as archive:
+        archive.writestr("x/data.pkl", program.getvalue())
+        archive.writestr("x/data/0", bytes(16))
+        archive.getinfo("x/data/0").file_size = 4 * count
+    assert "not all there" in refused(tmp_path / "file")
+
+
 def test_a_name_can_be_taken_as_a_placeholder_on_request(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     evil = Call(exec, f"open({str(trap)!r}, 'w').close()")

@@ -118,6 +118,8 @@ BAD = {
     "synthesis.b4.input.input.const missing": {"without": "synthesis.b4.input.input.const"},
     "synthesis.b8.extra unknown": {"generator": {"synthesis.b8.extra": torch.zeros(2)}},
     "b8.skip.weight is": {"discriminator": {"b8.skip.weight": torch.zeros(3, 3, 1, 1)}},
+    "shapes that no such network has": {"generator": {"mapping.fc0.weight": torch.zeros(64)}},
+    "no weight 'mapping.fc0.bias'|mapping.fc0.bias missing": {"without": "mapping.fc0.bias"},
     "is not the low-pass filter": {
         "generator": {"synthesis.b8.conv0.resample_filter": torch.ones(4, 4)}
     },
