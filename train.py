@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from configs.load import load_run, to_yaml
 from configs.schema import RunConfig
 from datasets.sampling import EndlessBatches, endless_batches, naming_lost_workers
 from models.interface import Method
-from models.registry import method_config
+from models.registry import method_class, method_config
 from tools.training.cached import build_for_training
 from tools.training.checkpoints import Checkpoints
 from tools.training.feeding import Feed
@@ -139,13 +140,25 @@ def describe(config: RunConfig) -> None:
     try:
         method = build_for_training(config)
     except FileNotFoundError as error:  # the settings can be read without the weights they name
-        print(f"# networks not counted: {one_line(error)}")
-        return
+        print(f"# a run would stop: {one_line(error)}")
+        method = _without_files(config)
+        if method is None:
+            print("# networks not counted")
+            return
     with torch.device("meta"):
         networks = method.build_networks()
     for name, network in networks.items():
         count = sum(parameter.numel() for parameter in network.parameters())
         print(f"# {name}: {count:,} parameters")
+
+
+def _without_files(config: RunConfig) -> Method | None:
+    """The method for counting its networks; None where that takes the missing files."""
+    stand_in = method_class(config.method_name).without_files(config.method)
+    try:
+        return build_for_training(replace(config, method=stand_in))
+    except FileNotFoundError:
+        return None
 
 
 def main(command_line: Sequence[str] | None = None) -> int:

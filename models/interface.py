@@ -155,6 +155,12 @@ class Method(ABC):
         self.cached = cached
         self.times = times or FrameTimes(shape.frames)
 
+    @classmethod
+    def without_files(cls, config: MethodConfig) -> MethodConfig:
+        """Settings of networks of the same sizes that name no file, as far as that can be; with
+        them networks are counted before the files are there."""
+        return config
+
     @abstractmethod
     def build_networks(self) -> dict[str, nn.Module]:
         """New trainable networks, by the names that phases and checkpoints use. Without

@@ -132,11 +132,41 @@ def test_a_dry_run_needs_no_weights_but_sizes_that_fit(
     endora = ["--dry-run", "--config", str(TOY.parent / "endora.yaml"), "method.codec.name=tiny"]
     assert status_of([*endora, f"method.codec.weights={tmp_path / 'absent.safetensors'}"]) == 0
     text = capsys.readouterr().out
-    assert "# networks not counted: " in text
+    assert "# networks not counted" in text
     assert "absent.safetensors" in text
     pixels = ["method.codec.name=pixels", "method.codec.weights=null"]
     line = refused([*endora, *pixels, "clip.size=60"], capsys)
     assert "a 60x60 frame cannot be divided into 8x8 cells" in line
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "sizes"),
+    [
+        (
+            "lvdm_autoencoder",
+            "VGG-16",
+            ["autoencoder: 19,446,759", "discriminator: 2,765,633"],
+        ),
+        ("lvdm", "stage 1", ["denoiser: 548,904,580"]),
+        ("lvdm_long", "stage 1", ["prediction: 549,163,908", "interpolation: 549,181,060"]),
+    ],
+)
+def test_a_dry_run_counts_networks_before_the_files_they_train_with_are_there(
+    stage: str,
+    missing: str,
+    sizes: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    config = TOY.parents[1] / "col" / f"{stage}.yaml"
+    monkeypatch.chdir(tmp_path)  # where no stage 1 was trained
+    assert status_of(["--dry-run", "--config", str(config)]) == 0
+    comments = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# ")]
+    assert comments[0].startswith("# a run would stop: method.")
+    assert missing in comments[0]
+    assert comments[1:] == [f"# {each} parameters" for each in sizes]
 
 
 def test_a_new_run_may_start_from_exported_weights(

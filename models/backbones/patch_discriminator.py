@@ -5,7 +5,6 @@ Parameters have the names of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -62,6 +61,10 @@ class BatchNorm(nn.BatchNorm2d):
     torch's own synchronised one refuses CPUs.
     """
 
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.exchange = Exchange()
+
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape"""
         if not (self.training and _processes() > 1):
@@ -69,7 +72,7 @@ class BatchNorm(nn.BatchNorm2d):
         values = maps.float()
         own_mean = values.mean((0, 2, 3))
         own_square = values.var((0, 2, 3), correction=0) + own_mean.square()
-        mean, square = _mean_over_processes(torch.stack([own_mean, own_square]))
+        mean, square = self.exchange(torch.stack([own_mean, own_square]))
         variance = (square - mean.square()).clamp_min(0)
         self._follow(mean.detach(), variance.detach(), _processes() * values[:, 0].numel())
         scale = self.weight * torch.rsqrt(variance + self.eps)
@@ -99,12 +102,14 @@ class _MeanOverProcesses(torch.autograd.Function):
         return _averaged(gradient)
 
 
-def _exchange(values: Tensor) -> Tensor:
-    return cast(Tensor, _MeanOverProcesses.apply(values))
+class Exchange(nn.Module):
+    """The mean over all processes; what is compiled stops for it, as for any exchange."""
 
+    never_compiled = True
 
-# What is compiled stops for it, as it would have to stop for any exchange between processes.
-_mean_over_processes: Callable[[Tensor], Tensor] = torch.compiler.disable(_exchange)
+    def forward(self, values: Tensor) -> Tensor:
+        """A tensor of any shape, the same on every process -> its mean, of that shape"""
+        return cast(Tensor, _MeanOverProcesses.apply(values))
 
 
 def _averaged(values: Tensor) -> Tensor:

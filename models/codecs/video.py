@@ -155,7 +155,7 @@ def load_video_autoencoder(path: str | Path, average: int = 0) -> VideoCodec:
     if not file.is_file():
         raise FileNotFoundError(
             f"method.autoencoder: no run folder, checkpoint or weights file {path}; train stage 1 "
-            f"first: python train.py --config configs/demo/{METHOD}.yaml"
+            f"first: python train.py --config configs/*/{METHOD}.yaml"
         )
     read = _read_exported if file.suffix == ".safetensors" else _read_checkpoint
     method_name, config, state = read(file, average)

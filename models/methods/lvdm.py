@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import torch
@@ -22,7 +22,7 @@ from diffusion.samplers import SAMPLERS, SOLVERS, Denoise, Sampler, SamplerName,
 from diffusion.schedule import NoiseSchedule
 from diffusion.spacing import fractional_timesteps, leading_timesteps, log_snr_timesteps
 from models.backbones.latent_denoiser import LatentDenoiser
-from models.codecs.video import load_video_autoencoder
+from models.codecs.video import UNTRAINED, load_video_autoencoder
 from models.interface import (
     Batch,
     CachedShapes,
@@ -190,6 +190,12 @@ class LatentDiffusion(Method):
         self.check_grid(self.latents.height, self.latents.width)
         self.schedule = NoiseSchedule.scaled_linear()
         self._compared: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose autoencoder is ours
+
+    @classmethod
+    def without_files(cls, config: MethodConfig) -> MethodConfig:
+        """With an untrained autoencoder in place of stage 1, of as many channels as published."""
+        assert isinstance(config, LatentDiffusionConfig)
+        return replace(config, autoencoder=UNTRAINED)
 
     def check_grid(self, height: int, width: int) -> None:
         """Raise ValueError unless the denoiser can halve such latents as often as it does."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +113,11 @@ class LvdmAutoencoder(Method):
             build_perceptual(self.config.perceptual, shape.height) if training else None
         )
         self._shown: Tensor | None = None  # clips (B, F, 3, H, W) that previews reconstruct
+
+    @classmethod
+    def without_files(cls, config: MethodConfig) -> MethodConfig:
+        assert isinstance(config, LvdmAutoencoderConfig)
+        return replace(config, perceptual=PerceptualConfig(name="none"))
 
     def build_networks(self) -> dict[str, nn.Module]:
         autoencoder = self._autoencoder()

@@ -54,7 +54,10 @@ def read_weights(path: Path, ema: int = 0) -> Weights:
 
 
 def write_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
-    """Write weights as safetensors: keys `network/parameter`, the rest as metadata."""
+    """Write weights as safetensors: keys `network/parameter`, the rest as metadata.
+
+    `dtype` is that of matrices and kernels; below float32 vectors stay as they are.
+    """
     from safetensors.torch import save
 
     tensors = {
@@ -174,5 +177,7 @@ def _from_metadata(path: Path, metadata: Mapping[str, str], tensors: dict[str, T
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    # Vectors take no room, and some cannot bear rounding: means with mean squares, for one.
+    rounded = tensor.is_floating_point() and (tensor.ndim > 1 or dtype == torch.float32)
+    wanted = dtype if rounded else tensor.dtype
     return tensor.detach().to("cpu", wanted).clone(memory_format=torch.contiguous_format)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,16 @@ def test_exported_weights_come_back(
     assert weights.config == read_weights(run).config
     with safe_open(path, framework="pt") as file:
         assert list(file.keys()) == ["mean/pixels"]
+
+
+def test_vectors_are_not_rounded(run: Path, tmp_path: Path) -> None:
+    weights = read_weights(run)
+    exact = torch.tensor([-20.01, 400.5])  # the mean of something and of its square
+    networks = {"mean": {"moments": exact, "kernel": exact.double()[None]}}
+    write_weights(tmp_path / "out.safetensors", replace(weights, networks=networks), torch.float16)
+    back = read_weights(tmp_path / "out.safetensors").networks["mean"]
+    assert torch.equal(back["moments"], exact)
+    assert back["kernel"].dtype == torch.float16
 
 
 def test_sampling_gets_method_networks_and_settings(run: Path, tmp_path: Path) -> None:
