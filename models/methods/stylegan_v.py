@@ -36,6 +36,7 @@ from models.layers.augmentation import Augmentation
 from models.layers.frame_times import draw_times
 
 SMALLEST = 16  # pixels a side of a clip
+LATEST = 2**20  # time of a sampled frame: there float32 tells an eighth of a unit apart
 NO_TIMES = "clip.spacing: this method learns from frames at random times; set clip.spacing=random"
 
 
@@ -343,8 +344,14 @@ class StyleGANV(Method):
         count = frames or self.shape.frames
         # Rounded once, so that noise is drawn for the very times that are asked for.
         times = (settings.time_offset + settings.time_step * torch.arange(count).double()).float()
+        latest = float(times[-1])
+        require(
+            latest <= LATEST,
+            f"sampling.time_offset, sampling.time_step: the last of {count} frames would be at "
+            f"time {latest:g}; at most {LATEST:,}, beyond which times are too coarse for motion",
+        )
         latents = self.draw_content(noise, settings.content_seed)
-        motion = self.draw_motion(noise, settings.motion_seed, float(times[-1]))
+        motion = self.draw_motion(noise, settings.motion_seed, latest)
         pieces = []
         for some in times.to(noise.device).split(settings.frame_batch):
             each = some.expand(len(noise), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -405,6 +406,12 @@ def test_mistakes_end_in_one_line(
 def test_impossible_choices_when_sampling_are_refused(choices: Any, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         StyleGANVSampling(**choices)
+
+
+@pytest.mark.parametrize("choice", [{"time_step": 1e9}, {"time_offset": math.inf}])
+def test_times_beyond_the_precision_of_motion_are_refused(trained: Any, choice: Any) -> None:
+    with pytest.raises(ValueError, match=r"sampling\.time_offset.*at most 1,048,576"):
+        sample(trained, [1], **choice)
 
 
 # ---------------------------------------------------------------- several processes
