@@ -27,7 +27,28 @@ SMALLER = {
         "method.transformer.width=32",
         "method.transformer.heads=2",
         "train.initial_weights=null",
-    ]
+    ],
+    "lvdm_autoencoder": [
+        "method.width=2",
+        "method.groups=2",
+        "method.discriminator={weight: 0.5, start: 1, width: 4, layers: 2}",
+        "clip.frames=4",
+        "clip.size=32",
+    ],
+    "lvdm": [
+        "method.autoencoder=untrained",
+        "method.unet={width: 16, multipliers: [1, 2], groups: 8}",
+        "method.calibration=2",
+        "clip.frames=8",
+        "clip.size=32",
+    ],
+    "lvdm_long": [
+        "method.autoencoder=untrained",
+        "method.unet={width: 16, multipliers: [1, 2], groups: 8}",
+        "method.calibration=2",
+        "clip.frames=16",
+        "clip.size=32",
+    ],
 }
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo"
 
