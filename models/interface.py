@@ -260,6 +260,13 @@ class Method(ABC):
         such videos raises ValueError, see `require_clip_frames`.
         """
 
+    def seams(self, settings: SamplingConfig, frames: int | None = None) -> list[int]:
+        """Where the parts of a video from `sample` meet: the first frame of each but the first.
+
+        A method that makes videos at once has none.
+        """
+        return []
+
     def require_clip_frames(self, frames: int | None) -> None:
         """Raise ValueError unless videos as long as the clips of the training are asked for."""
         if frames not in (None, self.shape.frames):

@@ -23,6 +23,7 @@ from models.interface import Method, Networks, Progress, VideoNoise
 from models.registry import method_class
 from sample.background import BackgroundWriter
 from sample.record import (
+    Parts,
     Source,
     check_record,
     content_hash,
@@ -148,6 +149,8 @@ def make_videos(job: Job, runtime: Runtime, indices: Sequence[int]) -> None:
     config = job.config
     path = Path(config.checkpoint)
     method, networks, _ = networks_for_sampling(job.weights, path, runtime.device)
+    if runtime.is_main:
+        _write_record(job, runtime, complete=False, parts=_parts(job, method))
     compiled = _compile(networks, config.compile, runtime, len(indices))
     shared = f" on process 0 of {runtime.world_size}" if runtime.world_size > 1 else ""
     label = f"sampling{shared}"
@@ -223,9 +226,14 @@ def _write_missing(job: Job, index: int, frames: Frames) -> None:
             write_sample(path, frames, sample_format, job.config.fps)
 
 
-def _write_record(job: Job, runtime: Runtime, complete: bool) -> None:
+def _write_record(job: Job, runtime: Runtime, complete: bool, parts: Parts | None = None) -> None:
     how = made_by(job.config, job.source, _precision(runtime))
-    write_record(job.folder, job.config, how, str(runtime.device), complete)
+    write_record(job.folder, job.config, how, str(runtime.device), complete, parts)
+
+
+def _parts(job: Job, method: Method) -> Parts:
+    clip, frames = method.shape.frames, job.config.frames
+    return Parts(clip, frames or clip, method.seams(job.config.sampling, frames))
 
 
 def _precision(runtime: Runtime) -> str:

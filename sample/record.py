@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,15 @@ class Source:
     method: str
     step: int  # training step of the weights
     sha256: str  # of the weights themselves, see `content_hash`
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How videos are put together, which tells where to look for breaks in long ones."""
+
+    clip_frames: int  # of the clips that the model was trained on
+    frames: int  # of a video
+    seams: list[int]  # the first frame of every part but the first
 
 
 def video_name(index: int) -> str:
@@ -72,11 +81,20 @@ def check_record(folder: Path, made_by: dict[str, Any], defaults: Mapping[str, A
 
 
 def write_record(
-    folder: Path, config: SampleConfig, made_by: dict[str, Any], device: str, complete: bool
+    folder: Path,
+    config: SampleConfig,
+    made_by: dict[str, Any],
+    device: str,
+    complete: bool,
+    parts: Parts | None = None,
 ) -> None:
-    """Write samples.json: what decides the pixels, the seed of every video, and versions."""
+    """Write samples.json: what decides the pixels, the seed of every video, and versions.
+
+    `parts` none: what the folder's record says of them, if there is one.
+    """
     content = {
         "made_by": made_by,
+        "parts": asdict(parts) if parts else _recorded_parts(folder / RECORD_NAME),
         "checkpoint": config.checkpoint,
         "complete": complete,
         "device": device,
@@ -104,6 +122,14 @@ def made_by(config: SampleConfig, source: Source, precision: str) -> dict[str, A
         "precision": precision,
         "sampling": settings["sampling"],
     }
+
+
+def _recorded_parts(path: Path) -> Any:
+    """Null where there is no record, or one from before they were told."""
+    try:
+        return json.loads(path.read_text()).get("parts")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def content_hash(networks: Mapping[str, Mapping[str, Tensor]]) -> str:

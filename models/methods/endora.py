@@ -431,6 +431,10 @@ class Endora(Method):
         videos = torch.cat([self.codec.decode(piece, bf16=bf16) for piece in pieces], dim=1)
         return videos[:, : windows.total]
 
+    def seams(self, settings: SamplingConfig, frames: int | None = None) -> list[int]:
+        assert isinstance(settings, EndoraSampling)
+        return self.windows(settings, frames).seams
+
     def windows(self, settings: EndoraSampling, frames: int | None = None) -> Windows:
         """How videos of so many frames are made; none is the frames of a clip."""
         length = self.latents.frames

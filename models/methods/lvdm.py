@@ -340,6 +340,11 @@ class Lvdm(LatentDiffusion):
         )
         return self.decode(denoiser, torch.cat(list(pieces), dim=1), frames)
 
+    def seams(self, settings: SamplingConfig, frames: int | None = None) -> list[int]:
+        assert isinstance(settings, LvdmSampling)
+        frames, time = frames or self.shape.frames, self.codec.factors[0]
+        return [time * seam for seam in self.windows(settings, frames).seams]
+
     def windows(self, settings: LvdmSampling, frames: int) -> Windows:
         """The windows, in latent frames, of a video of so many frames."""
         length, needed = self.latents.frames, -(-frames // self.codec.factors[0])

@@ -223,6 +223,11 @@ class LvdmLong(LatentDiffusion):
         needed = -(-frames // self.codec.factors[0])
         return self.decode(prediction, latents[:, :needed], frames)
 
+    def seams(self, settings: SamplingConfig, frames: int | None = None) -> list[int]:
+        """The keys, where two interpolated clips meet."""
+        frames, apart = frames or self.shape.frames, self.config.key_every * self.codec.factors[0]
+        return list(range(apart, frames, apart))
+
     def conditional_denoise(
         self, network: LatentDenoiser, settings: LvdmLongSampling, given: Given | None
     ) -> Denoise:

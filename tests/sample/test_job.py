@@ -87,6 +87,30 @@ def test_the_record_tells_how_the_videos_were_made(weights: Path, tmp_path: Path
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
 
 
+def test_the_record_tells_the_parts_of_videos(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out" / "samples.json"
+
+    def parts() -> object:
+        return json.loads(path.read_text())["parts"]
+
+    run(weights, tmp_path / "out", "count=1")
+    frames = len(videos(tmp_path / "out")["000000"])
+    whole = {"clip_frames": frames, "frames": frames, "seams": []}
+    assert parts() == whole
+    run(weights, tmp_path / "out", "count=1")  # makes none, so that no method is asked
+    assert parts() == whole
+    earlier = json.loads(path.read_text())
+    del earlier["parts"]  # as before they were told
+    path.write_text(json.dumps(earlier))
+    run(weights, tmp_path / "out", "count=1")
+    assert parts() is None
+    monkeypatch.setattr(Toy, "seams", lambda self, settings, frames=None: [1])
+    run(weights, tmp_path / "out", "count=2")
+    assert parts() == {**whole, "seams": [1]}
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -205,6 +205,21 @@ def test_the_record_tells_the_overlap(tmp_path: Path) -> None:
     assert read_samples(tmp_path / "long", WINDOW, count=2).videos[0].mean.shape == (FRAMES, 3)
 
 
+def test_the_record_tells_clips_and_seams_whatever_made_them(tmp_path: Path) -> None:
+    """Of a model in latent space, whose overlap is in other units, and of a hierarchy."""
+    write_videos(tmp_path / "long", unchanged)
+    write_record(tmp_path / "long")
+    path = tmp_path / "long" / "samples.json"
+    record = json.loads(path.read_text())
+    parts = {"clip_frames": 12, "frames": FRAMES, "seams": [12, 16, 20]}
+    path.write_text(json.dumps({**record, "parts": parts}))
+    found = read_samples(tmp_path / "long")
+    assert (found.window, found.seams) == (12, (12, 16, 20))
+    assert read_samples(tmp_path / "long", WINDOW).seams == SEAMS  # what is given goes first
+    path.write_text(json.dumps({**record, "parts": {**parts, "frames": FRAMES + 1}}))
+    assert read_samples(tmp_path / "long", WINDOW).seams == SEAMS
+
+
 def test_real_videos_are_cut_to_the_samples(tmp_path: Path) -> None:
     write_videos(tmp_path / "long", unchanged)
     write_videos(tmp_path / "real", unchanged, frames=40)

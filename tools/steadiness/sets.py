@@ -29,7 +29,8 @@ def read_samples(
     folder: Path, window: int | None = None, overlap: int | None = None, count: int = 64
 ) -> LongSet:
     """The first `count` videos of a folder of samples. `window` and `overlap`, in frames, are
-    those of the record beside the videos unless they are given.
+    those of the record beside the videos unless they are given; where one is, the seams follow
+    from both.
 
     Raises:  FileNotFoundError or ValueError in one line, for videos of different lengths too
     """
@@ -42,6 +43,10 @@ def read_samples(
             f"measured on videos of one length"
         )
     frames = lengths.pop()
+    parts = _parts(found)
+    if window is None and overlap is None and parts and parts[1] == frames:
+        clip, _, seams = parts
+        return LongSet(found.label, videos, seams, clip, found.training_stride or 1)
     clip = window or (found.real.frames if found.real else None)
     seams = _seams(found, frames, clip, overlap)
     return LongSet(found.label, videos, seams, clip or frames, found.training_stride or 1)
@@ -86,6 +91,15 @@ def _shortened(video: FrameValues, frames: int) -> FrameValues:
         video.step[:frames],
         video.distance[:frames],
     )
+
+
+def _parts(found: Generated) -> tuple[int, int, tuple[int, ...]] | None:
+    """Frames of a clip, of a video, and the seams, where the record tells them."""
+    parts = (found.set.record or {}).get("parts")
+    try:
+        return parts["clip_frames"], parts["frames"], tuple(parts["seams"])
+    except (TypeError, KeyError):
+        return None
 
 
 def _seams(

@@ -430,7 +430,7 @@ def test_labels_and_guidance_hold_in_every_window() -> None:
 
 def test_the_seams_of_a_long_video_can_be_told() -> None:
     method = endora()
-    assert method.windows(EndoraSampling(overlap=1), 9).seams == [4, 7]
+    assert method.seams(EndoraSampling(overlap=1), 9) == [4, 7]
     assert method.windows(EndoraSampling(overlap=9)).seams == []  # one window has no overlap
 
 

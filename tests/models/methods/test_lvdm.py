@@ -183,6 +183,8 @@ def test_longer_videos_are_made_in_windows_and_begin_as_shorter_ones_do() -> Non
     assert longer.shape == (2, 30, 3, 32, 32)
     windows = method.windows(choices, 30)
     assert (windows.length, windows.overlap, windows.total) == (4, 2, 8)
+    assert method.seams(choices, 30) == [16, 24]  # frames, of latent frames 4 and 6
+    assert method.seams(choices) == []
     # Windows of pixels are cut in the middle of what they share, so the last frames may differ.
     torch.testing.assert_close(longer[:, :12], sampled(method, choices)[:, :12])
     assert sampled(method, choices, frames=5).shape == (2, 5, 3, 32, 32)

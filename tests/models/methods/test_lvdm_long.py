@@ -304,6 +304,11 @@ def test_long_videos_are_decoded_in_windows(monkeypatch: pytest.MonkeyPatch) -> 
     assert max(sizes) == 4
 
 
+def test_seams_are_the_keys() -> None:
+    assert small().seams(FEW, 24) == [8, 16]
+    assert small().seams(FEW, 25) == [8, 16, 24]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
