@@ -141,10 +141,11 @@ def describe(config: RunConfig) -> None:
         method = build_for_training(config)
     except FileNotFoundError as error:  # the settings can be read without the weights they name
         print(f"# a run would stop: {one_line(error)}")
-        method = _without_files(config)
-        if method is None:
+        counted = _without_files(config)
+        if counted is None:
             print("# networks not counted")
             return
+        method = counted
     with torch.device("meta"):
         networks = method.build_networks()
     for name, network in networks.items():

@@ -45,11 +45,11 @@ def read_samples(
     frames = lengths.pop()
     parts = _parts(found)
     if window is None and overlap is None and parts and parts[1] == frames:
-        clip, _, seams = parts
-        return LongSet(found.label, videos, seams, clip, found.training_stride or 1)
-    clip = window or (found.real.frames if found.real else None)
-    seams = _seams(found, frames, clip, overlap)
-    return LongSet(found.label, videos, seams, clip or frames, found.training_stride or 1)
+        length, seams = parts[0], parts[2]
+    else:
+        clip = window or (found.real.frames if found.real else None)
+        length, seams = clip or frames, _seams(found, frames, clip, overlap)
+    return LongSet(found.label, videos, seams, length, found.training_stride or 1)
 
 
 def read_real(path: Path, like: LongSet, stride: int | None = None, count: int = 64) -> LongSet:
@@ -95,7 +95,7 @@ def _shortened(video: FrameValues, frames: int) -> FrameValues:
 
 def _parts(found: Generated) -> tuple[int, int, tuple[int, ...]] | None:
     """Frames of a clip, of a video, and the seams, where the record tells them."""
-    parts = (found.set.record or {}).get("parts")
+    parts: Any = (found.set.record or {}).get("parts")
     try:
         return parts["clip_frames"], parts["frames"], tuple(parts["seams"])
     except (TypeError, KeyError):
