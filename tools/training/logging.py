@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 OURS = ("train", "configs", "datasets", "diffusion", "models", "tools")  # loggers that may inform
+
+BAR_COLUMNS = 60  # of a terminal: the bar itself, its counts and times
 
 logger = logging.getLogger(__name__)
 
@@ -234,8 +237,8 @@ class Console:
         """Report a step: in the bar and in the file, or as a line in both."""
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:
-            short = {k: f"{v:.3g}" for k, v in values.items() if k.count("/") == 0}
-            self._bar.set_postfix(short, refresh=False)
+            columns = shutil.get_terminal_size().columns
+            self._bar.set_postfix(values_that_fit(values, columns - BAR_COLUMNS), refresh=False)
         text = f"{title}  {numbers}  remaining {duration(remaining)}"
         logger.info("%s", text, extra={"only_file": self._bar is not None})
 
@@ -279,6 +282,19 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 2**10  # Linux counts in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def values_that_fit(values: Mapping[str, float], columns: int) -> dict[str, str]:
+    """The first values, as text, that a progress bar has so many columns for. Those whose name
+    has a slash belong to one network and are left to the file."""
+    shown: dict[str, str] = {}
+    for name in (name for name in values if "/" not in name):
+        text = f"{values[name]:.3g}"
+        columns -= len(f", {name}={text}")
+        if columns < 0:
+            break
+        shown[name] = text
+    return shown
 
 
 def duration(seconds: float) -> str:

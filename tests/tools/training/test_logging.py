@@ -15,7 +15,7 @@ import yaml
 from configs.load import load_run
 from configs.schema import RunConfig
 from models.registry import method_config
-from tools.training.logging import Clock, RunLog, duration
+from tools.training.logging import Clock, RunLog, duration, values_that_fit
 from tools.training.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
@@ -46,6 +46,13 @@ def board(config: RunConfig) -> dict[int, float]:
     events = EventAccumulator(str(Path(config.output) / "tensorboard"))
     events.Reload()
     return {event.step: event.value for event in events.Scalars("error")}
+
+
+def test_a_bar_shows_the_values_it_has_room_for() -> None:
+    values = {"loss/mean": 9.0, "error": 0.12345, "prior": 2.0, "kimg": 1234.0}
+    assert values_that_fit(values, 0) == {}
+    assert values_that_fit(values, 23) == {"error": "0.123", "prior": "2"}
+    assert list(values_that_fit(values, 80)) == ["error", "prior", "kimg"]
 
 
 def test_the_folder_tells_settings_and_environment(config: RunConfig) -> None:
