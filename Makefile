@@ -33,7 +33,7 @@ TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py 
 SCRIPTS := $(wildcard sample/*.sh tools/slurm/*.sh tools/slurm/*.slurm .ci/run)
 
 .PHONY: help setup format lint types test check smoke demo demo-stylegan-v demo-mostgan-v \
-	pretrain clean
+	demo-lvdm demo-lvdm-long pretrain clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -46,6 +46,12 @@ demo-stylegan-v: $(INSTALLED)  ## the same with StyleGAN-V: runs/demo-stylegan_v
 
 demo-mostgan-v: $(INSTALLED)  ## the same with MoStGAN-V: runs/demo-mostgan_v/report.html
 	$(OFFLINE) $(RUN) -m tools.demo --config configs/demo/mostgan_v.yaml
+
+demo-lvdm: $(INSTALLED)  ## the same with LVDM, both stages and longer videos: runs/demo-lvdm/report.html
+	$(OFFLINE) $(RUN) -m tools.demo --config configs/demo/lvdm.yaml
+
+demo-lvdm-long: $(INSTALLED)  ## the same with LVDM's networks for long videos
+	$(OFFLINE) $(RUN) -m tools.demo --config configs/demo/lvdm_long.yaml
 
 test: lint types  ## format, lint, types and the whole suite
 	$(OFFLINE) $(PYTEST)

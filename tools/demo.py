@@ -32,10 +32,20 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("runs/demo")
 CONFIGS = Path("configs/demo")
 ENDORA = "endora"  # the method that the demo is about where no other is named
-METHODS = {"endora": "Endora", "stylegan_v": "StyleGAN-V", "mostgan_v": "MoStGAN-V"}  # in titles
+METHODS = {  # in titles
+    "endora": "Endora",
+    "stylegan_v": "StyleGAN-V",
+    "mostgan_v": "MoStGAN-V",
+    "lvdm": "LVDM",
+    "lvdm_long": "LVDM, long videos",
+}
+DIFFUSION = (ENDORA, "lvdm", "lvdm_long")  # sampled with the demo's few steps
+STAGE_ONE = {"lvdm": "lvdm_autoencoder.yaml", "lvdm_long": "lvdm_autoencoder.yaml"}
+LONG_FRAMES, LONG_VIDEOS = 128, 4
 STATE_NAME = "stages.json"
 MADE = (  # all that a clean start removes from the demo's folder
     *("data", "train", "samples", "scratch", "scratch_samples", "training_clips"),
+    *("autoencoder", "long"),
     *("metrics", "cache"),
     *("report.html", "contact_sheet.png", "samples.gif", STATE_NAME),
 )
@@ -67,6 +77,8 @@ class Plan:
     sampling: Path  # settings of both sampling stages
     method: str = ENDORA
     continues: bool = True  # the run starts from weights, not from random ones
+    stage_one: Path | None = None  # settings of the autoencoder that the run works on
+    long_frames: int = 0  # of a few longer videos at the end; 0 makes none
 
 
 def stages(plan: Plan) -> list[Stage]:
@@ -89,7 +101,14 @@ def stages(plan: Plan) -> list[Stage]:
             "list the frames",
             ["process_list.py", "-f", frames, "-t", listed],
         ),
-        Stage(f"train from {_origin(plan)} weights", _train(plan, plan.config, train)),
+    ]
+    on = []
+    if plan.stage_one:
+        codec = str(plan.folder / "autoencoder")
+        on = [f"method.autoencoder={codec}"]
+        found.append(Stage("train the video autoencoder", _train(plan, plan.stage_one, codec)))
+    found += [
+        Stage(f"train from {_origin(plan)} weights", [*_train(plan, plan.config, train), *on]),
         Stage("sample it", _sample(plan, train, samples)),
     ]
     if plan.scratch:
@@ -102,6 +121,14 @@ def stages(plan: Plan) -> list[Stage]:
         Stage("score the samples", _score(plan, "untrained", "fvd,fid,fvd_frozen,memorisation", 4)),
         Stage("score them by image features", _score(plan, "efficientnet", "fvd,fid", 2)),
     ]
+    if plan.long_frames:
+        long = str(plan.folder / "long")
+        longer = [*_sample(plan, train, long, LONG_VIDEOS), f"frames={plan.long_frames}"]
+        found += [
+            Stage(f"sample videos of {plan.long_frames} frames", longer),
+            Stage("do they drift", ["-m", "tools.drift", "--samples", long, "--real", frames]),
+        ]
+        report += ["--long", long]
     report += ["--metrics", *(str(plan.folder / "metrics" / family) for family in FAMILIES)]
     report += ["--frames", frames, "--stages", str(plan.folder / STATE_NAME)]
     name = METHODS.get(plan.method, plan.method)
@@ -199,7 +226,13 @@ def _plan(arguments: Sequence[str] | None) -> Plan:
     parser.add_argument(
         "--sampling",
         type=Path,
-        help=f"for Endora {CONFIGS}/sample.yaml, else the method's own choices",
+        help=f"for diffusion models {CONFIGS}/sample.yaml, else the method's own choices",
+    )
+    parser.add_argument(
+        "--long-frames",
+        type=int,
+        metavar="N",
+        help=f"frames of {LONG_VIDEOS} longer videos; 0: none; for LVDM {LONG_FRAMES}, else 0",
     )
     parser.add_argument("--no-scratch", action="store_true", help="leave the second run out")
     parser.add_argument("--clips", type=int, default=16, help="simulated clips (%(default)s)")
@@ -209,15 +242,22 @@ def _plan(arguments: Sequence[str] | None) -> Plan:
     method = str(settings.get("method_name"))
     is_endora = method == ENDORA
     scratch = given.scratch or (CONFIGS / "scratch.yaml" if is_endora else None)
+    few_steps = method in DIFFUSION
+    stage_one = STAGE_ONE.get(method)
+    long_frames = given.long_frames
+    if long_frames is None:
+        long_frames = LONG_FRAMES if stage_one else 0
     return Plan(
         folder=given.folder or (FOLDER if is_endora else FOLDER.with_name(f"demo-{method}")),
         config=given.config,
         scratch=None if given.no_scratch else scratch,
         clips=given.clips,
         videos=given.videos,
-        sampling=given.sampling or (CONFIGS if is_endora else Path("configs/col")) / "sample.yaml",
+        sampling=given.sampling or (CONFIGS if few_steps else Path("configs/col")) / "sample.yaml",
         method=method,
         continues=settings.get("train", {}).get("initial_weights") is not None,
+        stage_one=CONFIGS / stage_one if stage_one else None,
+        long_frames=long_frames,
     )
 
 
@@ -231,8 +271,9 @@ def _train(plan: Plan, config: Path, output: str) -> list[str]:
     return ["train.py", "--config", str(config), f"output={output}", *data]
 
 
-def _sample(plan: Plan, run: str, output: str) -> list[str]:
-    settings = ["--config", str(plan.sampling), f"output={output}", f"count={plan.videos}"]
+def _sample(plan: Plan, run: str, output: str, count: int | None = None) -> list[str]:
+    count = count or plan.videos
+    settings = ["--config", str(plan.sampling), f"output={output}", f"count={count}"]
     return ["-m", "sample.sample", "--checkpoint", run, *settings]
 
 

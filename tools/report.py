@@ -57,6 +57,16 @@ LEADS = {
         "to tell them from real ones. This page shows what one run made, next to the clips it "
         "learned from."
     ),
+    "lvdm": (
+        "LVDM learns to generate videos in two stages: a video autoencoder that shrinks clips in "
+        "time as well as in space, and a diffusion model of its latents. This page shows what one "
+        "run of the second stage made, next to the clips it learned from."
+    ),
+    "lvdm_long": (
+        "LVDM's networks for long videos: one predicts distant frames from those before, one fills "
+        "in the frames between, both in the latents of LVDM's video autoencoder. This page shows "
+        "what one run made, next to the clips it learned from."
+    ),
     "mostgan_v": (
         "MoStGAN-V is StyleGAN-V with motion styles, which change the generator's filters frame "
         "by frame, and a discriminator that also sees how frames differ. This page shows what "
@@ -87,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _videos(entry, compared, training),
         _sheet(output.parent),
         scores.section(parsed.metrics),
+        _longer(parsed.long) if parsed.long else "",
         _losses(entry, compared),
         _stages(stages),
         _settings(entry, compared),
@@ -138,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="what metrics.py wrote",
     )
+    parser.add_argument("--long", help="longer videos, after tools.drift", **folder)  # type: ignore[arg-type]
     parser.add_argument("--stages", type=Path, metavar="FILE", help="times of the demo's stages")
     parser.add_argument("--title", default="Endora: report of a run", help="default: %(default)s")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
@@ -182,6 +194,29 @@ def _sheet(folder: Path) -> str:
     moving = page.picture(folder / "samples.gif", "sampled videos, moving")
     text = "Left: each row is one sampled video, from its first frame to its last. Right: a gif."
     return page.section("Contact sheet", text, page.panels(sheet, moving))
+
+
+def _longer(folder: Path) -> str:
+    """Videos longer than the training's clips, and what tools.drift found about them."""
+    drift = folder / "drift"
+    if not (drift / "report.txt").is_file():
+        raise FileNotFoundError(
+            f"{drift}/report.txt: not there; run python -m tools.drift --samples {folder} first"
+        )
+    frames = json.loads((folder / "samples.json").read_text())["made_by"]["frames"]
+    videos = sorted(folder.glob("[0-9]*.mp4"))[:SHOWN]
+    note = f"{frames} frames each, in windows that go on from the one before."
+    contents = [
+        page.video_panel("Longer videos", note, videos, FIRST),
+        page.picture(drift / "drift.png", "statistics of the videos over time"),
+    ]
+    text = "Whether colour, brightness and sharpness drift, and whether seams of windows show."
+    return page.section(
+        "Longer than a clip",
+        text,
+        page.panels(*contents),
+        page.folded("All statistics", page.code((drift / "report.txt").read_text())),
+    )
 
 
 def _losses(entry: Entry, compared: Entry | None) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.load import load_run
+from models.registry import method_config
 from tools import demo
 from tools.demo import Plan, Stage
 
@@ -128,3 +130,32 @@ def test_another_method_has_one_run_its_own_folder_and_its_own_choices(
     assert [title for title in titles if "train" in title] == ["train from random weights"]
     assert "StyleGAN-V demo" in todo[-1].command
     assert not any("scratch" in word for stage in todo for word in stage.command)
+
+
+def test_lvdm_trains_its_autoencoder_first_and_ends_with_longer_videos(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+    made = demo.stages
+
+    def remember(plan: Plan) -> list[Stage]:
+        plans.append(plan)
+        return []
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "CONFIGS", root / "configs/demo")
+    monkeypatch.setattr(demo, "stages", remember)
+    demo.main(["--config", str(root / "configs/demo/lvdm.yaml")])
+    (plan,) = plans
+    todo = {stage.title: stage.command for stage in made(plan)}
+    titles = list(todo)
+    assert titles.index("train the video autoencoder") + 1 == titles.index(
+        "train from random weights"
+    )
+    codec = next(word for word in todo["train the video autoencoder"] if word[:7] == "output=")
+    assert codec.replace("output", "method.autoencoder") in todo["train from random weights"]
+    assert "frames=128" in todo["sample videos of 128 frames"]
+    long = todo["do they drift"][todo["do they drift"].index("--samples") + 1]
+    assert f"output={long}" in todo["sample videos of 128 frames"]
+    assert long in todo["write the report"]
+    assert load_run(plan.stage_one, [], method_config).method_name == "lvdm_autoencoder"

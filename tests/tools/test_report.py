@@ -194,6 +194,24 @@ def test_training_clips_are_shown_at_the_models_speed(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "training_clips" / "000000.mp4").is_file()
 
 
+def test_longer_videos_stand_there_with_their_drift(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", initial=None)
+    assert "Longer than a clip" not in write_report(tmp_path)
+    long = tmp_path / "run" / "samples"
+    record = json.loads((long / "samples.json").read_text())
+    record["made_by"]["frames"] = 4
+    (long / "samples.json").write_text(json.dumps(record))
+    with pytest.raises(FileNotFoundError, match=r"run python -m tools\.drift --samples"):
+        write_report(tmp_path, "--long", str(long))
+    (long / "drift").mkdir()
+    Image.new("RGB", (8, 8)).save(long / "drift" / "drift.png")
+    (long / "drift" / "report.txt").write_text("seams 1.04x & no drift")
+    page = write_report(tmp_path, "--long", str(long))
+    assert "Longer than a clip" in page
+    assert "4 frames each" in page
+    assert "seams 1.04x &amp; no drift" in page
+
+
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.yaml: not there"):
         write_report(tmp_path)
