@@ -1,0 +1,203 @@
+"""Weak and strong views of a clip, the same change for all its frames.
+
+Clips are plain uint8 tensors (T, 3, H, W): torchvision draws once a call, so all frames share the
+draw. Each view is a pure function of its clip and a seed. It is drawn from torch's global
+generator, which is put back afterwards: do not draw views in several threads of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as change
+
+Strong = Literal["endoscopy", "fixmatch", "comatch", "compat"]
+Change = Callable[[Tensor], Tensor]
+
+MEAN, DEVIATION = 0.45, 0.225  # of pixels in [0, 1]; those of the published weights
+GREY = round(255 * MEAN)  # zero once normalised
+AREA = (0.5, 1.0)  # of a frame that a weak view shows
+ERASED = (0.02, 0.2)  # of a view
+MAGNITUDES = 31  # of RandAugment
+
+
+def normalise(clip: Tensor) -> Tensor:
+    """uint8 0..255 of any shape -> float32, (x / 255 - 0.45) / 0.225."""
+    return clip.to(torch.float32).div_(255).sub_(MEAN).div_(DEVIATION)
+
+
+def plain_view(clip: Tensor, size: int, place: Literal["centre", "left"] = "centre") -> Tensor:
+    """The view of a test: short side to `size`, and the square in the middle, or at the left.
+
+    (T, 3, H, W) uint8 -> (T, 3, size, size) uint8
+    """
+    small = _short_side(clip, size)
+    height, width = small.shape[-2:]
+    top, left = (height - size) // 2, (width - size) // 2 if place == "centre" else 0
+    if place == "left" and height > width:
+        top = 0
+    return small[..., top : top + size, left : left + size]
+
+
+def weak_view(
+    clip: Tensor, size: int, seed: int, kind: Literal["area", "compat"] = "area"
+) -> Tensor:
+    """A random part of a clip, mirrored or not: (T, 3, H, W) uint8 -> (T, 3, size, size) uint8.
+
+    "area" shows half of the picture or more; "compat" is the published rule: short side to a
+    random length of 256 to 320 per 224, and a random square.
+    """
+    with _drawn_from(seed):
+        return _weak(clip, size, kind)
+
+
+def strong_view(clip: Tensor, size: int, seed: int, kind: Strong = "endoscopy") -> Tensor:
+    """A strongly changed view: (T, 3, H, W) uint8 -> (T, 3, size, size) uint8.
+
+    With the seed of a weak view it is built upon that very view, else upon one of its own.
+
+    endoscopy  any rotation and mirroring (there is no up), shift, scale, shear, brightness,
+               contrast, a little saturation, blur or sharpness, one erased rectangle. Hue stays,
+               for colour is a sign of disease.
+    fixmatch   two random operations of RandAugment of a random strength, one erased rectangle
+    comatch    the second strong view of CoMatch: a small part, colours, perhaps grey
+    compat     the published one, with its flaws: an operation works on the weak view, not on
+               what the one before it made, and the grey square jumps from frame to frame
+    """
+    with _drawn_from(seed):
+        if kind == "comatch":
+            return _comatch(size)(clip)
+        weak = _weak(clip, size, "compat" if kind == "compat" else "area")
+        if kind == "compat":
+            return _published(weak)
+        return {"endoscopy": _endoscopy, "fixmatch": _fixmatch}[kind](weak)
+
+
+@contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _weak(clip: Tensor, size: int, kind: Literal["area", "compat"]) -> Tensor:
+    if kind == "area":
+        clip = v2.RandomResizedCrop(size, scale=AREA, antialias=True)(clip)
+    else:
+        longer = round(_uniform(256, 320) * size / 224)
+        clip = v2.RandomCrop(size)(_short_side(clip, longer))
+    return v2.RandomHorizontalFlip()(clip)
+
+
+def _fixmatch(clip: Tensor) -> Tensor:
+    strength = _one_of(MAGNITUDES - 1) + 1
+    operations = v2.RandAugment(2, strength, MAGNITUDES, fill=_fill())
+    return _erase(operations(clip))
+
+
+def _endoscopy(clip: Tensor) -> Tensor:
+    steps: list[Change] = [
+        v2.RandomVerticalFlip(),
+        v2.RandomAffine(
+            180,
+            translate=(0.1, 0.1),
+            scale=(0.8, 1.25),
+            shear=(-10, 10, -10, 10),
+            interpolation=v2.InterpolationMode.BILINEAR,
+        ),
+        v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.15),
+        v2.RandomChoice(
+            [v2.GaussianBlur(5, (0.3, 1.5)), v2.RandomAdjustSharpness(2.0, 1.0), v2.Identity()]
+        ),
+    ]
+    for step in steps:
+        clip = step(clip)
+    return _erase(clip)
+
+
+def _comatch(size: int) -> Change:
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+        ]
+    )
+
+
+def _published(clip: Tensor) -> Tensor:
+    result = clip
+    for _ in range(2):
+        operation = PUBLISHED[_one_of(len(PUBLISHED))]
+        if _uniform(0, 1) < 0.5:
+            result = operation(clip)
+    result = result.clone()
+    side = max(1, round(clip.shape[-1] * 16 / 224))
+    for frame in result:
+        top, left = (_one_of(length - side + 1) for length in clip.shape[-2:])
+        frame[:, top : top + side, left : left + side] = GREY
+    return result
+
+
+def _affine(
+    angle: float = 0.0, shift: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)
+) -> Change:
+    def apply(clip: Tensor) -> Tensor:
+        across = [round(part * side) for part, side in zip(shift, clip.shape[:-3:-1], strict=True)]
+        return change.affine(
+            clip, angle=angle, translate=across, scale=1.0, shear=list(shear), fill=_fill()
+        )
+
+    return apply
+
+
+# Fourteen operations at full strength.
+PUBLISHED: tuple[Change, ...] = (
+    lambda clip: clip,
+    change.autocontrast,
+    change.equalize,
+    lambda clip: change.adjust_brightness(clip, 1.95),
+    lambda clip: change.adjust_contrast(clip, 1.95),
+    lambda clip: change.adjust_saturation(clip, 1.95),
+    lambda clip: change.adjust_sharpness(clip, 1.95),
+    lambda clip: change.posterize(clip, 4),
+    lambda clip: change.solarize(clip, 0),
+    _affine(angle=30.0),
+    _affine(shift=(0.3, 0.0)),
+    _affine(shift=(0.0, 0.3)),
+    _affine(shear=(16.7, 0.0)),
+    _affine(shear=(0.0, 16.7)),
+)
+
+
+def _erase(clip: Tensor) -> Tensor:
+    return v2.RandomErasing(p=1.0, scale=ERASED, value=GREY)(clip)
+
+
+def _fill() -> list[float]:
+    return [float(GREY)] * 3
+
+
+def _short_side(clip: Tensor, length: int) -> Tensor:
+    """Resize so that the short side has this length; bicubic would ring, so bilinear."""
+    height, width = clip.shape[-2:]
+    if min(height, width) == length:
+        return clip
+    scale = length / min(height, width)
+    size = (max(length, round(height * scale)), max(length, round(width * scale)))
+    return F.interpolate(clip, size=size, mode="bilinear", antialias=True)
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _one_of(count: int) -> int:
+    return int(torch.randint(count, ()))
