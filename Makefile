@@ -29,7 +29,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses=8 --dist=load
 # The annotations of installed packages are those for the version that installed them.
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py \
-	models/registry.py train.py metrics.py process_data.py process_list.py)
+	models/registry.py train.py metrics.py process_data.py process_list.py semi_fixmatch.py)
 SCRIPTS := $(wildcard sample/*.sh tools/slurm/*.sh tools/slurm/*.slurm .ci/run)
 
 .PHONY: help setup format lint types test check smoke demo demo-stylegan-v demo-mostgan-v \

