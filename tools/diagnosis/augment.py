@@ -25,6 +25,7 @@ GREY = round(255 * MEAN)  # zero once normalised
 AREA = (0.5, 1.0)  # of a frame that a weak view shows
 ERASED = (0.02, 0.2)  # of a view
 MAGNITUDES = 31  # of RandAugment
+PUBLISHED_SIZE = 224  # of frames; lengths of the published views are in its pixels
 
 
 def normalise(clip: Tensor) -> Tensor:
@@ -33,15 +34,17 @@ def normalise(clip: Tensor) -> Tensor:
 
 
 def plain_view(clip: Tensor, size: int, place: Literal["centre", "left"] = "centre") -> Tensor:
-    """The view of a test: short side to `size`, and the square in the middle, or at the left.
+    """The view of a test: short side to `size`, and the square in the middle or at the left.
+
+    "left" is the published rule, and the top of a picture that is higher than wide.
 
     (T, 3, H, W) uint8 -> (T, 3, size, size) uint8
     """
     small = _short_side(clip, size)
     height, width = small.shape[-2:]
-    top, left = (height - size) // 2, (width - size) // 2 if place == "centre" else 0
-    if place == "left" and height > width:
-        top = 0
+    top, left = (height - size) // 2, (width - size) // 2
+    if place == "left":
+        top, left = 0, 0
     return small[..., top : top + size, left : left + size]
 
 
@@ -67,8 +70,8 @@ def strong_view(clip: Tensor, size: int, seed: int, kind: Strong = "endoscopy") 
                for colour is a sign of disease.
     fixmatch   two random operations of RandAugment of a random strength, one erased rectangle
     comatch    the second strong view of CoMatch: a small part, colours, perhaps grey
-    compat     the published one, with its flaws: an operation works on the weak view, not on
-               what the one before it made, and the grey square jumps from frame to frame
+    compat     the published one, with its flaws: the second operation undoes the first, for both
+               work on the weak view, and the grey square jumps from frame to frame
     """
     with _drawn_from(seed):
         if kind == "comatch":
@@ -90,7 +93,7 @@ def _weak(clip: Tensor, size: int, kind: Literal["area", "compat"]) -> Tensor:
     if kind == "area":
         clip = v2.RandomResizedCrop(size, scale=AREA, antialias=True)(clip)
     else:
-        longer = round(_uniform(256, 320) * size / 224)
+        longer = round(_uniform(256, 320) * size / PUBLISHED_SIZE)
         clip = v2.RandomCrop(size)(_short_side(clip, longer))
     return v2.RandomHorizontalFlip()(clip)
 
@@ -133,47 +136,70 @@ def _comatch(size: int) -> Change:
 
 
 def _published(clip: Tensor) -> Tensor:
-    result = clip
+    """Two operations, each with a probability of a half, and a grey square where one was done."""
+    # The published code had normalised floats here, and stretched each clip to bytes and back.
+    low, high = int(clip.min()), int(clip.max())
+    stretched = ((clip.float() - low) * (255 / max(high - low, 1))).to(torch.uint8)
+    result = stretched
     for _ in range(2):
         operation = PUBLISHED[_one_of(len(PUBLISHED))]
         if _uniform(0, 1) < 0.5:
-            result = operation(clip)
-    result = result.clone()
-    side = max(1, round(clip.shape[-1] * 16 / 224))
-    for frame in result:
-        top, left = (_one_of(length - side + 1) for length in clip.shape[-2:])
-        frame[:, top : top + side, left : left + side] = GREY
-    return result
+            result = _with_squares(operation(stretched))
+    return (result.float() * ((high - low) / 255) + low).round_().to(torch.uint8)
 
 
-def _affine(
-    angle: float = 0.0, shift: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)
+def _with_squares(clip: Tensor) -> Tensor:
+    """A grey square in each frame, at a place of its own, which the border may cut."""
+    clip = clip.clone()
+    half = max(1, round(clip.shape[-1] * 8 / PUBLISHED_SIZE))
+    for frame in clip:
+        row, column = (_one_of(length) for length in clip.shape[-2:])
+        frame[:, max(0, row - half) : row + half, max(0, column - half) : column + half] = 128
+    return clip
+
+
+def _geometric(
+    *, angle: float = 0.0, x: float = 0, y: float = 0, shear: tuple[float, float] = (0, 0)
 ) -> Change:
+    """Turn, shift (in pixels of 224) or shear by angles in degrees, this way or the other."""
+
     def apply(clip: Tensor) -> Tensor:
-        across = [round(part * side) for part, side in zip(shift, clip.shape[:-3:-1], strict=True)]
+        sign = 1 if _uniform(0, 1) < 0.5 else -1
+        pixels = sign * clip.shape[-1] / PUBLISHED_SIZE
         return change.affine(
-            clip, angle=angle, translate=across, scale=1.0, shear=list(shear), fill=_fill()
+            clip,
+            angle=sign * angle,
+            translate=[round(pixels * x), round(pixels * y)],
+            scale=1.0,
+            shear=[sign * each for each in shear],
+            fill=[128.0] * 3,
         )
 
     return apply
 
 
-# Fourteen operations at full strength.
+def _blue_first(operation: Callable[[Tensor, float], Tensor]) -> Change:
+    """At full strength, with the weights of red and blue swapped, as published."""
+    return lambda clip: operation(clip.flip(-3), FULL).flip(-3)
+
+
+FULL = 1.9  # factor of full strength; 1 would change nothing
+SHEAR = 16.7  # degrees; 0.3 pixels a row
 PUBLISHED: tuple[Change, ...] = (
     lambda clip: clip,
+    lambda clip: clip,  # solarise, from the value 256 on: at full strength it does nothing
     change.autocontrast,
     change.equalize,
-    lambda clip: change.adjust_brightness(clip, 1.95),
-    lambda clip: change.adjust_contrast(clip, 1.95),
-    lambda clip: change.adjust_saturation(clip, 1.95),
-    lambda clip: change.adjust_sharpness(clip, 1.95),
+    lambda clip: change.adjust_brightness(clip, FULL),
+    lambda clip: change.adjust_sharpness(clip, FULL),
     lambda clip: change.posterize(clip, 4),
-    lambda clip: change.solarize(clip, 0),
-    _affine(angle=30.0),
-    _affine(shift=(0.3, 0.0)),
-    _affine(shift=(0.0, 0.3)),
-    _affine(shear=(16.7, 0.0)),
-    _affine(shear=(0.0, 16.7)),
+    _blue_first(change.adjust_contrast),
+    _blue_first(change.adjust_saturation),
+    _geometric(angle=30),
+    _geometric(x=10),
+    _geometric(y=10),
+    _geometric(shear=(SHEAR, 0)),
+    _geometric(shear=(0, SHEAR)),
 )
 
 

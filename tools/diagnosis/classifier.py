@@ -9,12 +9,12 @@ applied to every frame.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from timm.layers import DropPath
-from timm.models.vision_transformer import Attention, VisionTransformer
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -81,9 +81,8 @@ class VideoClassifier(nn.Module):
             num_classes=0,
             global_pool="token",
         )
-        rates = [drop_path * k / max(depth - 1, 1) for k in range(depth)]
+        self.drop_rates = [drop_path * k / max(depth - 1, 1) for k in range(depth)]
         self.temporal = nn.ModuleList(TemporalLayer(width, heads) for _ in range(depth))
-        self.drops = nn.ModuleList(DropPath(rate) for rate in rates)
         self.time_embed = nn.Parameter(torch.zeros(1, frames, width))
         self.head = nn.Linear(width, classes)
         nn.init.normal_(self.head.weight, std=HEAD_DEVIATION)
@@ -105,10 +104,10 @@ class VideoClassifier(nn.Module):
                 f"{tuple(videos.shape)}"
             )
         batch = len(videos)
-        places = self.spatial.pos_embed
+        places: Any = self.spatial.pos_embed
         patches = self.spatial.patch_embed(videos.flatten(0, 1)) + places[:, 1:]
         x = patches.unflatten(0, (batch, self.frames)) + self.time_embed[:, :, None]
-        token = (self.spatial.cls_token + places[:, :1]).expand(batch, -1, -1)
+        token = (places[:, :1] + self.spatial.cls_token).expand(batch, -1, -1)
         for index in range(self.sizes.depth):
             if self.checkpointing and torch.is_grad_enabled():
                 x, token = checkpoint(self._block, index, x, token, use_reentrant=False)
@@ -119,18 +118,25 @@ class VideoClassifier(nn.Module):
     def _block(self, index: int, x: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         """Patches x (B, T, N, D) and the class token (B, 1, D) through one pair of layers."""
         batch, frames, patches, _ = x.shape
-        block = self.spatial.blocks[index]
-        drop: Callable[[Tensor], Tensor] = self.drops[index]
-        x = x + drop(self.temporal[index](x))
+        block: Any = self.spatial.blocks[index]
+        x = x + self._dropped(self.temporal[index](x), index)
         # Every frame sees the class token; what they make of it is averaged.
         seen = torch.cat([token[:, None].expand(-1, frames, -1, -1), x], dim=2)
         change = block.attn(block.norm1(seen.flatten(0, 1))).unflatten(0, (batch, frames))
-        change = drop(change)
+        change = self._dropped(change, index)
         x = x + change[:, :, 1:]
         token = token + change[:, :, :1].mean(dim=1)
         together = torch.cat([token, x.flatten(1, 2)], dim=1)
-        together = together + drop(block.mlp(block.norm2(together)))
+        together = together + self._dropped(block.mlp(block.norm2(together)), index)
         return together[:, 1:].unflatten(1, (frames, patches)), together[:, :1]
+
+    def _dropped(self, change: Tensor, index: int) -> Tensor:
+        """A branch of a block, left out of some clips while training (stochastic depth)."""
+        rate = self.drop_rates[index]
+        if not self.training or rate == 0:
+            return change
+        kept = torch.rand(len(change), *(1,) * (change.ndim - 1), device=change.device) >= rate
+        return change * kept / (1 - rate)
 
     def layer_of(self, name: str) -> int:
         """How deep a parameter lies: 0 what embeds, k + 1 block k, depth + 1 norm and head.
@@ -148,22 +154,25 @@ class VideoClassifier(nn.Module):
 
 
 class TemporalLayer(nn.Module):
-    """Attention of each patch along time, zero at first: (B, T, N, D) -> the change of the same
-    shape."""
+    """Attention of each patch along time: (B, T, N, D) -> what it changes, zero at first."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        self.heads = heads
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, num_heads=heads, qkv_bias=True)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
         self.fc = nn.Linear(width, width)
-        for linear in (self.attn.qkv, self.attn.proj):
+        for linear in (self.qkv, self.proj):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, _, patches, _ = x.shape
-        along = x.transpose(1, 2).flatten(0, 1)  # (B N, T, D)
-        change = self.fc(self.attn(self.norm(along)))
-        return change.unflatten(0, (batch, patches)).transpose(1, 2)
+        batch, frames, patches, width = x.shape
+        qkv = self.qkv(self.norm(x)).view(batch, frames, patches, 3, self.heads, -1)
+        query, key, value = qkv.permute(3, 0, 2, 4, 1, 5)  # each (B, N, heads, T, D / heads)
+        seen = F.scaled_dot_product_attention(query, key, value)
+        along = seen.permute(0, 3, 1, 2, 4).reshape(batch, frames, patches, width)
+        return self.fc(self.proj(along))

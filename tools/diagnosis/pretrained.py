@@ -1,8 +1,8 @@
 """Begin from published weights: video transformers (SVT, Endo-FM) and image ones (DINO, timm).
 
 Names of the published video transformers, and ours: what an image ViT has keeps its name, below
-`spatial`; of block K `temporal_norm1`, `temporal_attn` and `temporal_fc` are `temporal.K.norm`,
-`.attn` and `.fc`; `time_embed` stays. Heads are dropped.
+`spatial`. Of block K `temporal_norm1`, `temporal_attn.qkv`, `temporal_attn.proj` and `temporal_fc`
+are `temporal.K.norm`, `.qkv`, `.proj` and `.fc`. `time_embed` stays. Heads are dropped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.importers.containers import read_pickle
 from models.importers.stored_tensors import StoredTensor
+from models.priors.weights import load_state
 from tools.diagnosis.classifier import CLASSIFIER, VideoClassifier
 
 State = dict[str, Tensor]
@@ -25,7 +26,7 @@ State = dict[str, Tensor]
 CONTAINERS = ("teacher", "state_dict", "model", "model_state")  # where checkpoints keep a network
 WRAPPERS = ("module.", "backbone.")
 HEADS = ("head.", "head_dist.", "fc.", "fc_norm.")
-TEMPORAL = re.compile(r"blocks\.(\d+)\.temporal_(norm1|attn|fc)\.(.+)")
+TEMPORAL = re.compile(r"blocks\.(\d+)\.temporal_(?:attn\.)?(norm1|qkv|proj|fc)\.(weight|bias)")
 PLACES, TIMES = "spatial.pos_embed", "time_embed"  # tables that depend on the size of a clip
 
 
@@ -72,12 +73,7 @@ def read_state(path: Path) -> Mapping[str, object]:
     if not path.is_file():
         raise FileNotFoundError(f"network.weights: {path}: no such file")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except Exception as error:  # noqa: BLE001 - its errors have no common class
-            raise ValueError(f"{path}: not a readable weight file ({error})") from None
+        return load_state(path)
     content = read_pickle(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: a {type(content).__name__}, not a checkpoint with named weights")
