@@ -8,7 +8,7 @@ forward; pixel centres lie at whole numbers, so a point (x, y, z) of the camera 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -73,17 +73,54 @@ def simulate_clip(
     """
     _check(seed, style, frames, size, deformation, motion)
     with one_thread(), torch.inference_mode():
-        setting = build_setting(seed, style, lesion)
-        film = _Film(setting, size)
-        shots = [film.shoot(k / FRAME_RATE, deformation, motion) for k in range(frames)]
+        film = _Film(build_setting(seed, style, lesion), size)
+        times = [k / FRAME_RATE for k in range(frames)]
+        shots = [film.shoot(time, deformation, film.pose(time * motion)) for time in times]
+    return _clip(film, shots, style, seed)
+
+
+def simulate_views(
+    seed: int,
+    poses: NDArray[np.float64],
+    times: Sequence[float],
+    *,
+    style: Style = "col",
+    size: int = 128,
+    lesion: bool | None = None,
+    deformation: float = 1.0,
+) -> SimulatedClip:
+    """What the scope of `simulate_clip` would see from other places.
+
+    Args:
+        seed: of the clip; `style`, `size`, `lesion` and `deformation` are its arguments too.
+        poses: (F, 4, 4) camera to world, millimetres.
+        times: (F,) moments of the organ in seconds; frame k of a clip is at k / 25.
+
+    Raises:
+        ValueError: an argument out of its range, or other numbers of poses and times.
+    """
+    _check(seed, style, len(times), size, deformation, 1.0)
+    if poses.shape != (len(times), 4, 4):
+        raise ValueError(f"poses of shape {poses.shape} for {len(times)} times; (F, 4, 4) needed")
+    with one_thread(), torch.inference_mode():
+        film = _Film(build_setting(seed, style, lesion), size)
+        pairs = zip(poses, times, strict=True)
+        shots = [film.shoot(time, deformation, torch.from_numpy(pose)) for pose, time in pairs]
+    return _clip(film, shots, style, seed)
+
+
+Shot = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]
+
+
+def _clip(film: _Film, shots: Sequence[Shot], style: Style, seed: int) -> SimulatedClip:
     video, depth, poses, boxes = (np.stack(part) for part in zip(*shots, strict=True))
     return SimulatedClip(
         video=video,
         depth=depth,
         poses=poses,
-        intrinsics=setting.lens.intrinsics(size),
+        intrinsics=film.intrinsics,
         mask=film.mask,
-        lesion=int(setting.lesion),
+        lesion=int(film.setting.lesion),
         lesion_boxes=boxes,
         style=style,
         seed=seed,
@@ -115,12 +152,13 @@ class _Film:
         rays = np.concatenate([(places - middle) / focal, np.ones((1, places.shape[1]))])
         self.rays = torch.from_numpy(rays).float()[:, self.seen]
 
-    def shoot(
-        self, time: float, deformation: float, motion: float
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]:
+    def pose(self, time: float) -> Tensor:
+        """Where the scope is (4, 4) when it has been under way for `time` seconds."""
+        return self.setting.path.pose(time, self.setting.scene.axis)
+
+    def shoot(self, time: float, deformation: float, pose: Tensor) -> Shot:
         """Picture (H, W, 3), depth (H, W), pose (4, 4) and lesion box (4,) of one moment."""
         setting, size = self.setting, self.size
-        pose = setting.path.pose(time * motion, setting.scene.axis)
         shaded = shade(
             setting.scene.wall(time, deformation),
             setting.texture,

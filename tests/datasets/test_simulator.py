@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.simulator import STYLES, SimulatedClip, simulate_clip
+from datasets.simulator import STYLES, SimulatedClip, simulate_clip, simulate_views
 from datasets.simulator_render import meet_rod
 from datasets.simulator_styles import build_setting
 
@@ -207,3 +207,21 @@ def test_a_rod_is_met_where_it_is() -> None:
 def test_wrong_arguments_are_named(wrong: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         simulate_clip(**{"seed": 0, **wrong})
+
+
+def test_views_from_the_path_of_a_clip_are_the_clip() -> None:
+    clip = simulate_clip(3, frames=3, size=32, motion=2, deformation=0.5)
+    times = [frame / 25 for frame in range(3)]
+    views = simulate_views(3, clip.poses, times, size=32, deformation=0.5)
+    np.testing.assert_array_equal(views.video, clip.video)
+    np.testing.assert_array_equal(views.depth, clip.depth)
+    nearer = clip.poses.copy()
+    nearer[:, :3, 3] += 2 * clip.poses[:, :3, 2]  # 2 mm along the line of sight
+    moved = simulate_views(3, nearer, times, size=32, deformation=0.5)
+    middle = (slice(None), slice(12, 20), slice(12, 20))
+    assert np.median(clip.depth[middle] - moved.depth[middle]) == pytest.approx(2, abs=0.3)
+
+
+def test_views_need_as_many_poses_as_times() -> None:
+    with pytest.raises(ValueError, match="2 times"):
+        simulate_views(3, np.eye(4)[None], [0.0, 0.1], size=32)
