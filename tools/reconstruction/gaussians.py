@@ -59,9 +59,13 @@ class Gaussians:
         """Opacity of the middle of each Gaussian (N,), 0 to 1."""
         return self.opacity_logits.sigmoid()
 
+    def axes(self) -> Tensor:
+        """Axes (N, 3, 3) in the world, in columns, as long as the standard deviations."""
+        return rotation_matrices(self.rotations) * self.scales[:, None]
+
     def covariances(self) -> Tensor:
         """Covariance matrices in the world (N, 3, 3)."""
-        axes = rotation_matrices(self.rotations) * self.scales[:, None]
+        axes = self.axes()
         return axes @ axes.transpose(1, 2)
 
     def colours(self, eye: Tensor, degree: int | None = None) -> Tensor:
@@ -73,8 +77,7 @@ class Gaussians:
         terms = (degree + 1) ** 2
         if terms == 1:
             return (DC * self.harmonics[:, 0] + 0.5).clamp(min=0)
-        # The direction tells which side is seen; it does not pull the Gaussian about.
-        directions = functional.normalize(self.positions.detach() - eye.to(self.positions), dim=1)
+        directions = functional.normalize(self.positions - eye.to(self.positions), dim=1)
         basis = harmonic_basis(directions, degree)
         return ((basis[..., None] * self.harmonics[:, :terms]).sum(1) + 0.5).clamp(min=0)
 
