@@ -67,8 +67,10 @@ def even_windows(available: int, frames: int, span: int, windows: int) -> list[I
 
     A single one lies in the middle. A video with room for fewer different ones gives these, so
     nothing is looked at twice: one of a video not longer than the window.
-    Raises:  ValueError for a video without frames
+    Raises:  ValueError for a video without frames, or less than one window
     """
+    if windows < 1:
+        raise ValueError(f"number of windows of a test video: at least 1, got {windows}")
     span = _fitting(available, frames, span)
     room = available - span
     if windows == 1:
