@@ -177,6 +177,25 @@ class Alignment:
         return replace(cameras, world_to_camera=poses)
 
 
+def renumbered(cameras: Cameras, numbers: Sequence[int]) -> Cameras:
+    """Cameras of frames chosen from a clip, numbered anew in the order of the choice.
+
+    Frames without a pose stay without.
+
+    Args:
+        cameras: numbered by the frames of the whole clip.
+        numbers: the chosen frames, ascending.
+
+    Raises:
+        ValueError: none of the chosen frames has a pose.
+    """
+    new = {old: place for place, old in enumerate(numbers)}
+    kept = [number for number in cameras.numbers if number in new]
+    if not kept:
+        raise ValueError(f"none of the {len(numbers)} chosen frames has a pose")
+    return replace(cameras.chosen(kept), numbers=tuple(new[number] for number in kept))
+
+
 def align(estimate: Cameras, truth: Cameras) -> Alignment:
     """Best similarity between the positions of two sets of cameras (Umeyama 1991).
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tools.reconstruction.cameras import Cameras, fixed_cameras
-from tools.reconstruction.judge import Limits, Verdict
+from tools.reconstruction.camera_files import read_cameras
+from tools.reconstruction.cameras import Cameras, fixed_cameras, renumbered
+from tools.reconstruction.colmap import MAPPERS, Colmap, ColmapError, Model
+from tools.reconstruction.figures import measure_model, point_errors
+from tools.reconstruction.judge import WAYS_OUT, Limits, Verdict, objections, plain_figures, still
+from tools.reconstruction.motion import Motion, measure_motion
+
+FEWEST = 3  # frames
 
 Source = Literal["auto", "colmap", "given", "fixed"]
 
@@ -29,6 +35,9 @@ class CameraOptions:
     seed: int = 0
     threads: int = -1  # of COLMAP; -1 all cores
     time_limit: float = 900.0  # seconds for each run of COLMAP
+    # where the frames are chosen from a longer clip that the given poses are of:
+    numbers: tuple[int, ...] | None = None  # of the frames in that clip
+    total: int | None = None  # frames of that clip
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,129 @@ def find_cameras(
     Raises:
         ValueError: too few frames, or poses that do not belong to the clip.
     """
-    count, height, width = frames.shape[:3]
-    cameras = fixed_cameras(height, width, count, options.field_of_view)
-    return Found(cameras, no_points(), Verdict(True, "fixed", {}, ("not searched yet",)))
+    check_frames(frames, masks)
+    count, height, width = (int(side) for side in frames.shape[:3])
+    if options.source == "given":
+        return _given(options, count, height, width)
+    if options.source == "fixed":
+        cameras = fixed_cameras(height, width, count, options.field_of_view)
+        return Found(cameras, no_points(), Verdict(True, "fixed", {}, ("asked for",)))
+    return _search(frames, masks, options, folder)
+
+
+def check_frames(frames: Tensor, masks: Tensor | None) -> None:
+    """Refuse what is no clip to reconstruct.
+
+    Raises:
+        ValueError: fewer than `FEWEST` frames, or masks of another shape.
+    """
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != torch.uint8:
+        shape = f"{frames.dtype} {tuple(frames.shape)}"
+        raise ValueError(f"frames must be uint8 of shape (F, H, W, 3), not {shape}")
+    if len(frames) < FEWEST:
+        raise ValueError(
+            f"{len(frames)} frames are too few for a scene; give {FEWEST} or more (a clip of 16)"
+        )
+    if masks is not None and masks.shape != frames.shape[:3]:
+        sizes = f"{tuple(masks.shape)} do not fit frames {tuple(frames.shape[:3])}"
+        raise ValueError(f"masks of shape {sizes}")
+
+
+def _given(options: CameraOptions, count: int, height: int, width: int) -> Found:
+    if options.poses is None:
+        raise ValueError("given cameras need a file of poses: --cameras given --poses FILE")
+    total = count if options.total is None else options.total
+    cameras = read_cameras(options.poses, total, height, width, options.field_of_view)
+    if options.numbers is not None:
+        cameras = renumbered(cameras, options.numbers)
+    figures = {"frames": len(cameras), "view": cameras.field_of_view}
+    return Found(cameras, no_points(), Verdict(True, "given", figures))
+
+
+def _search(frames: Tensor, masks: Tensor | None, options: CameraOptions, folder: Path) -> Found:
+    """Motion test, then each mapper until the judge is content."""
+    motion, best = None, None
+    reasons: tuple[str, ...] = ()
+    try:
+        colmap = Colmap(
+            folder,
+            frames,
+            masks,
+            field_of_view=options.field_of_view,
+            view_known=options.view_known,
+            seed=options.seed,
+            threads=options.threads,
+            time_limit=options.time_limit,
+        )
+        motion = measure_motion(colmap.match())
+        rest = still(motion, options.limits) if options.source == "auto" else None
+        if rest is not None:
+            return _without(frames, options, motion, None, (rest,))
+        best, reasons = _best_model(colmap, motion, len(frames), options)
+    except ColmapError as error:
+        reasons = (str(error),)
+    if best is None or (reasons and options.judge):
+        return _without(frames, options, motion, best, reasons)
+    height, width = frames.shape[1:3]
+    verdict = Verdict(True, "colmap", _figures(motion, best), reasons)
+    points = SparsePoints(best.points, point_colours(best, frames), point_errors(best).float())
+    return Found(best.cameras.resized(height, width), points, verdict)
+
+
+def _best_model(
+    colmap: Colmap, motion: Motion, frames: int, options: CameraOptions
+) -> tuple[Model | None, tuple[str, ...]]:
+    """The first model that the judge takes, else the one with most frames, and why not."""
+    best: Model | None = None
+    reasons = objections(None, motion, frames, options.limits)
+    if motion.pairs == 0:
+        return best, reasons  # nothing to build from: COLMAP would only say so at length
+    for mapper in MAPPERS:
+        model = colmap.build(mapper)
+        if model is None:
+            continue
+        against = objections(
+            measure_model(model), motion, frames, options.limits, view_known=options.view_known
+        )
+        if best is None or not against or len(model.cameras) > len(best.cameras):
+            best, reasons = model, against
+        if not against:
+            break
+    return best, reasons
+
+
+def _without(
+    frames: Tensor,
+    options: CameraOptions,
+    motion: Motion | None,
+    model: Model | None,
+    reasons: tuple[str, ...],
+) -> Found:
+    """One camera for all frames where depth makes a scene of that, else a refusal."""
+    count, height, width = (int(side) for side in frames.shape[:3])
+    figures = _figures(motion, model)
+    if options.source == "auto" and options.depth:
+        cameras = fixed_cameras(height, width, count, options.field_of_view)
+        advice = "One fixed camera with depth is used instead: all change is deformation."
+        return Found(cameras, no_points(), Verdict(True, "fixed", figures, reasons, advice))
+    return Found(None, no_points(), Verdict(False, "refused", figures, reasons, WAYS_OUT))
+
+
+def point_colours(model: Model, frames: Tensor) -> Tensor:
+    """Mean colour (N, 3) in [0, 1] of each point where frames (F, H, W, 3) uint8 see it."""
+    height, width = frames.shape[1:3]
+    size = torch.tensor([model.cameras.width, model.cameras.height])
+    places = model.observed_at / size * torch.tensor([width, height])
+    columns = places[:, 0].long().clamp(0, width - 1)
+    rows = places[:, 1].long().clamp(0, height - 1)
+    seen = frames[model.observed_frame, rows, columns].float() / 255
+    count = len(model.points)
+    sums = torch.zeros(count, 3).index_add_(0, model.observed_point, seen)
+    return sums / torch.bincount(model.observed_point, minlength=count).clamp(min=1)[:, None]
+
+
+def _figures(motion: Motion | None, model: Model | None) -> dict[str, Any]:
+    figures = plain_figures(motion, measure_model(model) if model is not None else None)
+    if model is not None:
+        figures |= {"mapper": model.mapper, "models": list(model.sizes)}
+    return figures

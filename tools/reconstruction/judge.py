@@ -7,11 +7,21 @@ way it went, because the limits come from few clips and may have to change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from tools.reconstruction.figures import ModelFigures
+from tools.reconstruction.motion import Motion
+
 Kind = Literal["given", "colmap", "fixed", "refused"]
+
+WAYS_OUT = (
+    "Options: --cameras given --poses FILE; --cameras fixed with a source of depth "
+    "(--depth MODEL); more or larger frames (--frames 32, a model of 256 pixels); "
+    "--judge off to keep what COLMAP found."
+)
 
 
 @dataclass(frozen=True)
@@ -41,4 +51,73 @@ class Verdict:
     @property
     def text(self) -> str:
         """Reasons and advice in one line."""
-        return " ".join(part for part in ("; ".join(self.reasons), self.advice) if part)
+        return ". ".join(part for part in ("; ".join(self.reasons), self.advice) if part)
+
+
+def still(motion: Motion, limits: Limits) -> str | None:
+    """Why the view does not travel far enough, None where it does or nothing is known."""
+    if not motion.known or motion.median >= limits.motion:
+        return None
+    return (
+        f"the view hardly travels: verified matches move {motion.median:.3f} of the width "
+        f"(median; a moving camera needs {limits.motion:g})"
+    )
+
+
+def objections(
+    figures: ModelFigures | None,
+    motion: Motion,
+    frames: int,
+    limits: Limits,
+    *,
+    view_known: bool = False,
+) -> tuple[str, ...]:
+    """What speaks against a model, nothing where it can be trusted.
+
+    Args:
+        figures: of the largest model; None where COLMAP made none.
+        motion: of the clip, for the text.
+        frames: in the clip.
+        limits: to compare with.
+        view_known: the field of view was given, so it says nothing.
+    """
+    seen = f"{motion.pairs} verified pairs, median match motion {motion.median:.3f} of the width"
+    if motion.pairs == 0:
+        seen = f"no verified pair of frames, {motion.features:.0f} features in a frame"
+    needed = max(limits.frames, math.ceil(limits.frames_share * frames))
+    if figures is None:
+        return (f"COLMAP placed 0 of {frames} frames (needs {needed}): {seen}",)
+    against = []
+    if figures.frames < needed:
+        against.append(f"COLMAP placed {figures.frames} of {frames} frames (needs {needed})")
+    if figures.points < limits.points:
+        against.append(f"{figures.points} points (needs {limits.points})")
+    if not figures.track >= limits.track:
+        against.append(f"{figures.track:.1f} frames see a point (needs {limits.track:g})")
+    if not figures.reprojection <= limits.reprojection:
+        against.append(
+            f"points lie {figures.reprojection:.2f} pixels off (at most {limits.reprojection:g})"
+        )
+    low, high = limits.view
+    if not view_known and not low <= figures.view <= high:
+        against.append(f"field of view {figures.view:.0f} degrees (from {low:g} to {high:g})")
+    if not figures.angle >= limits.angle:
+        against.append(
+            f"rays to a point meet at {figures.angle:.1f} degrees (needs {limits.angle:g})"
+        )
+    if against:
+        against[-1] += f"; {seen}"
+    return tuple(against)
+
+
+def plain_figures(motion: Motion | None, model: ModelFigures | None) -> dict[str, Any]:
+    """Figures by name, for reports and JSON; what is not known is None."""
+    named: dict[str, Any] = {}
+    if motion is not None:
+        named |= {f"motion_{name}": value for name, value in asdict(motion).items()}
+    if model is not None:
+        named |= asdict(model)
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in named.items()
+    }
