@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ NEAR = 12  # otherwise each frame with so many after it, and with some much furt
 
 def main(arguments: list[str]) -> int:
     """Run the stage that the job names."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     job = json.loads(Path(arguments[0]).read_text())
     pycolmap.logging.minloglevel = pycolmap.logging.WARNING.value
     pycolmap.set_random_seed(job["seed"])
@@ -206,6 +209,13 @@ def describe(model: Any) -> Arrays:
         "observed_frame": table[:, 1].astype(np.int64),
         "observed_at": table[:, 2:],
     }
+
+
+def end_with(parent: int) -> None:
+    """End when the process that asked has ended, however it did."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def frame_number(name: str) -> int:

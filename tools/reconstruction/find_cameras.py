@@ -134,7 +134,7 @@ def _search(frames: Tensor, masks: Tensor | None, options: CameraOptions, folder
         motion = measure_motion(colmap.match())
         rest = still(motion, options.limits) if options.source == "auto" else None
         if rest is not None:
-            return _without(frames, options, motion, None, (rest,))
+            return _without(frames, options, motion, None, (rest,), True)
         best, reasons = _best_model(colmap, motion, len(frames), options)
     except ColmapError as error:
         reasons = (str(error),)
@@ -174,6 +174,7 @@ def _without(
     motion: Motion | None,
     model: Model | None,
     reasons: tuple[str, ...],
+    stands: bool = False,
 ) -> Found:
     """One camera for all frames where depth makes a scene of that, else a refusal."""
     count, height, width = (int(side) for side in frames.shape[:3])
@@ -181,8 +182,8 @@ def _without(
     if options.source == "auto" and options.depth:
         cameras = fixed_cameras(height, width, count, options.field_of_view)
         advice = "One fixed camera with depth is used instead: all change is deformation."
-        return Found(cameras, no_points(), Verdict(True, "fixed", figures, reasons, advice))
-    return Found(None, no_points(), Verdict(False, "refused", figures, reasons, WAYS_OUT))
+        return Found(cameras, no_points(), Verdict(True, "fixed", figures, reasons, advice, stands))
+    return Found(None, no_points(), Verdict(False, "refused", figures, reasons, WAYS_OUT, stands))
 
 
 def point_colours(model: Model, frames: Tensor) -> Tensor:

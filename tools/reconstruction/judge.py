@@ -47,6 +47,14 @@ class Verdict:
     figures: Mapping[str, Any] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()  # why refused, or why fixed
     advice: str = ""
+    still: bool = False  # the motion test ended the search
+
+    @property
+    def outcome(self) -> Literal["passed", "still", "refused"]:
+        """What the clip counts as when clips are counted."""
+        if self.still:
+            return "still"
+        return "refused" if self.kind in ("fixed", "refused") else "passed"
 
     @property
     def text(self) -> str:
