@@ -98,6 +98,14 @@ class NoiseSchedule:
         """The clean sample that (noisy, noise) imply: the inverse of `add_noise`."""
         return (noisy - at(self.noise, level, noisy) * noise) / at(self.signal, level, noisy)
 
+    def velocity(self, start: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """signal * noise - deviation * start (arXiv 2202.00512, appendix D), like `start`."""
+        return at(self.signal, level, start) * noise - at(self.noise, level, start) * start
+
+    def noise_of_velocity(self, noisy: Tensor, velocity: Tensor, level: Tensor) -> Tensor:
+        """The noise that is in `noisy` if its velocity is this."""
+        return at(self.signal, level, noisy) * velocity + at(self.noise, level, noisy) * noisy
+
     def posterior_mean(self, start: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0) (DDPM, equation 7)."""
         return (

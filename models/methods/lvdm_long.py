@@ -170,7 +170,7 @@ class LvdmLong(LatentDiffusion):
         return self._given_loss(network, clean, mask, self.config.interpolate_given)
 
     def _given_loss(self, network: nn.Module, clean: Tensor, mask: Tensor, share: float) -> Loss:
-        """Mean absolute error of the predicted noise, of given frames their own noise.
+        """Mean absolute error of the predicted noise (or velocity), of given frames their own.
 
         Inputs:  clean (B, F, C, h, w); mask (F,), 1 on frames that are given in `share` of the
                  clips
@@ -179,7 +179,7 @@ class LvdmLong(LatentDiffusion):
         is_given = torch.rand(count, device=clean.device) < share
         mask = mask * is_given[:, None]
         level = self.draw_levels(clean)
-        given_level = torch.randint(0, self.config.levels, (count,), device=clean.device)
+        given_level = at_given = torch.randint(0, self.config.levels, (count,), device=clean.device)
         noise = torch.randn_like(clean)  # every frame has one noise, whatever its level
         plane = mask[:, :, None, None, None]
         noisy = torch.where(
@@ -189,8 +189,13 @@ class LvdmLong(LatentDiffusion):
         )
         if self.config.unconditional == "row":
             given_level = torch.where(is_given, given_level, self.config.levels)
+        wanted = torch.where(
+            plane > 0,
+            self.target(clean, noise, at_given),
+            self.target(clean, noise, level),
+        )
         predicted = network(noisy, level, mask, given_level)
-        return Loss((noise - predicted.float()).abs().mean())
+        return Loss((wanted - predicted.float()).abs().mean())
 
     # ------------------------------------------------------------ sampling
 
@@ -242,7 +247,7 @@ class LvdmLong(LatentDiffusion):
             row = torch.full_like(timestep, self.config.levels)
             level = row if self.config.unconditional == "row" else None
             nothing = torch.zeros(noisy.shape[:2], device=noisy.device)
-            return network(noisy, timestep, nothing, level).float()
+            return self.as_noise(network(noisy, timestep, nothing, level), noisy, timestep)
 
         if given is None:
             return alone
@@ -251,7 +256,8 @@ class LvdmLong(LatentDiffusion):
         def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
             level = torch.full_like(timestep, settings.given_level)
             entered = torch.where(plane, given.values, noisy)
-            conditional = network(entered, timestep, given.mask, level).float()
+            output = network(entered, timestep, given.mask, level)
+            conditional = self.as_noise(output, entered, timestep)
             if settings.strength == 1:
                 signal = at(self.schedule.signal, timestep, noisy)
                 deviation = at(self.schedule.noise, timestep, noisy)

@@ -25,6 +25,16 @@ def test_noise_added_is_noise_removed(schedule: NoiseSchedule) -> None:
     )
 
 
+def test_noise_and_velocity_follow_from_each_other(schedule: NoiseSchedule) -> None:
+    start, noise = torch.randn(5, 2, 3, 4, 4), torch.randn(5, 2, 3, 4, 4)
+    level = torch.tensor([0, 1, 250, 600, 999])
+    noisy = schedule.add_noise(start, noise, level)
+    velocity = schedule.velocity(start, noise, level)
+    torch.testing.assert_close(schedule.noise_of_velocity(noisy, velocity, level), noise)
+    torch.testing.assert_close(velocity[0], noise[0], atol=0.1, rtol=0.1)  # hardly any noise
+    torch.testing.assert_close(velocity[4], -start[4], atol=0.1, rtol=0.1)  # hardly any signal
+
+
 def test_the_ends_are_clean_and_pure_noise(schedule: NoiseSchedule) -> None:
     assert schedule.signal_squared[0] == pytest.approx(1 - 1e-4)
     assert schedule.signal_squared[-1] < 1e-4

@@ -22,6 +22,7 @@ from models.registry import build_method, method_config
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = [
     "method.autoencoder=untrained",
+    "method.prediction=noise",
     "clip.frames=8",
     "clip.size=32",
     "method.unet={width: 16, multipliers: [1, 2], groups: 8}",
@@ -67,6 +68,23 @@ def test_a_new_network_has_the_loss_of_predicting_nothing() -> None:
     batch = clips(method, 64)
     loss = method.noise_loss(networks, batch).total.item()
     assert loss == pytest.approx((2 / torch.pi) ** 0.5, abs=0.02)  # E |N(0, 1)|
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_a_denoiser_that_knows_the_latents_has_no_loss_and_tells_the_noise(prediction: str) -> None:
+    method = build(f"method.prediction={prediction}")
+    clean, noise = torch.randn(4, 2, 4, 8, 8), torch.randn(4, 2, 4, 8, 8)
+    level = torch.tensor([0, 10, 500, 999])
+    noisy = method.schedule.add_noise(clean, noise, level)
+    output = method.target(clean, noise, level)
+    torch.testing.assert_close(method.as_noise(output, noisy, level), noise, atol=1e-4, rtol=1e-4)
+    if prediction == "velocity":  # at the noisiest level an error of the output stays as it is
+        start = method.schedule.predict_start(
+            noisy, method.as_noise(output + 0.1, noisy, level), level
+        )
+        torch.testing.assert_close(
+            (start - clean)[3], torch.full_like(clean[3], -0.1), rtol=0.01, atol=1e-3
+        )
 
 
 def test_the_latents_follow_from_the_clips_and_the_autoencoder() -> None:

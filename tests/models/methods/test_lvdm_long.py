@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SMALL = [
     "method.autoencoder=untrained",
     "clip.size=32",
+    "method.prediction=noise",
     "clip.frames=64",  # four keys, four latents apart, as published
     "method.key_every=4",
     "method.unet={width: 16, multipliers: [1, 2], groups: 8}",
