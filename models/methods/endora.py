@@ -363,16 +363,11 @@ class Endora(Method):
         return torch.cat([mixed_noise(noise[:, :frames], share), noise[:, frames:]], dim=1)
 
     def _as_noise(self, prediction: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
-        """The network's output with noise in its first half, whatever it predicts:
-        noise = sqrt(1 - alpha_bar) noisy + sqrt(alpha_bar) velocity."""
+        """The network's output with noise in its first half, whatever it predicts."""
         if self.config.prediction == "noise":
             return prediction
         velocity, variance = prediction.float().chunk(2, dim=2)
-        signal, deviation = (
-            at(self.schedule.signal, level, noisy),
-            at(self.schedule.noise, level, noisy),
-        )
-        return torch.cat([deviation * noisy + signal * velocity, variance], dim=2)
+        return torch.cat([self.schedule.noise_of_velocity(noisy, velocity, level), variance], dim=2)
 
     def _weight(self, level: Tensor) -> Tensor | float:
         """Of each item's squared noise error, such that it is the one of what is predicted."""
