@@ -146,7 +146,7 @@ def test_random_subsets_are_balanced_repeatable_and_nested() -> None:
 
 def test_every_video_is_chosen_by_some_seed() -> None:
     videos = labelled("01" * 10)
-    counts = {video: 0 for video in videos}
+    counts = dict.fromkeys(videos, 0)
     for seed in range(200):
         for video in choose_labelled(videos, 3, seed)[0]:
             counts[video] += 1

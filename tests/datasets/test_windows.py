@@ -62,7 +62,7 @@ def test_windows_stay_inside_and_repeat_nothing_they_need_not(
     for window in windows:
         assert len(window) == frames
         assert window == sorted(window)
-        assert 0 <= window[0]
+        assert window[0] >= 0
         assert window[-1] < available
         assert window[-1] - window[0] < max(span, frames)
         assert len(set(window)) == min(frames, available)

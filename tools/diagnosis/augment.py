@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,11 @@ def strong_view(clip: Tensor, size: int, seed: int, kind: Strong = "endoscopy") 
     comatch    the second strong view of CoMatch: a small part, colours, perhaps grey
     compat     the published one, with its flaws: the second operation undoes the first, for both
                work on the weak view, and the grey square jumps from frame to frame
+
+    Raises:  ValueError for another kind
     """
+    if kind not in get_args(Strong):
+        raise ValueError(f"strong view: {kind!r} is not one of {', '.join(get_args(Strong))}")
     with _drawn_from(seed):
         if kind == "comatch":
             return _comatch(size)(clip)

@@ -19,7 +19,7 @@ from torch import Tensor
 from models.importers.containers import read_pickle
 from models.importers.stored_tensors import StoredTensor
 from models.priors.weights import load_state
-from tools.diagnosis.classifier import CLASSIFIER, VideoClassifier
+from tools.diagnosis.classifier import CLASSIFIER, SIZES, VideoClassifier
 
 State = dict[str, Tensor]
 
@@ -52,17 +52,18 @@ def load_pretrained(classifier: VideoClassifier, path: Path) -> Imported:
     """
     state = our_names(backbone(read_state(path), path))
     own = {k: v for k, v in classifier.state_dict().items() if not k.startswith(f"{CLASSIFIER}.")}
-    temporal = [name for name in own if not name.startswith("spatial.")]
+    spatial = [name for name in own if name.startswith("spatial.")]
+    temporal = [name for name in own if name not in spatial]
     if not any(name in state for name in temporal):
-        own = {name: tensor for name, tensor in own.items() if name.startswith("spatial.")}
+        temporal = []
+    own = {name: own[name] for name in (*spatial, *temporal)}
     for table, resize in ((PLACES, resized_places), (TIMES, resized_times)):
         if table in state and table in own and _resizable(state[table], own[table]):
             state[table] = resize(state[table], own[table].shape[1])
     _require_fit(state, own, path)
     for name, tensor in own.items():
         tensor.copy_(state[name])
-    spatial = sum(name.startswith("spatial.") for name in own)
-    return Imported(spatial, len(own) - spatial, checksum(path))
+    return Imported(len(spatial), len(temporal), checksum(path))
 
 
 def read_state(path: Path) -> Mapping[str, object]:
@@ -160,21 +161,29 @@ def _resizable(table: Tensor, own: Tensor) -> bool:
 
 def _require_fit(state: State, own: Mapping[str, Tensor], path: Path) -> None:
     """Refuse weights that do not fill a network exactly, naming the first difference."""
-    for name, tensor in own.items():
-        if name in state and state[name].shape != tensor.shape:
-            raise ValueError(
-                f"{path}: {name} is {tuple(state[name].shape)}, the network has "
-                f"{tuple(tensor.shape)}; choose the network.size of these weights"
-            )
+    other = [name for name in own if name in state and state[name].shape != own[name].shape]
     missing = [name for name in own if name not in state]
-    if missing:
-        raise ValueError(
-            f"{path}: {len(missing)} of {len(own)} tensors are missing, the first is {missing[0]}; "
-            "choose the network.size of these weights"
-        )
     unknown = [name for name in state if name not in own]
-    if unknown:
-        raise ValueError(
-            f"{path}: {len(unknown)} tensors have no place in the network, the first is "
-            f"{unknown[0]}; choose the network.size of these weights"
-        )
+    if other:
+        name = other[0]
+        problem = f"{name} is {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}"
+    elif missing:
+        problem = f"{len(missing)} of {len(own)} tensors are missing, the first is {missing[0]}"
+    elif unknown:
+        problem = f"{len(unknown)} tensors have no place in the network, the first is {unknown[0]}"
+    else:
+        return
+    raise ValueError(f"{path}: {problem}; {_fitting(state)}")
+
+
+def _fitting(state: State) -> str:
+    """What the shapes of weights say about their transformer, and which size fits them."""
+    width, _, patch = state["spatial.patch_embed.proj.weight"].shape[:3]
+    depth = len({name.split(".")[2] for name in state if name.startswith("spatial.blocks.")})
+    sizes = [
+        name
+        for name, size in SIZES.items()
+        if (size.width, size.depth, size.patch) == (width, depth, patch)
+    ]
+    advice = f"network.size={sizes[0]} would fit" if sizes else "no network.size fits"
+    return f"the weights are of width {width}, {depth} blocks, patches of {patch}: {advice}"
