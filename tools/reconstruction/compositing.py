@@ -155,7 +155,7 @@ def _table_gradient(moments: Tensor, block: _Block) -> Tensor:
 
 
 def _passing(start: Tensor, alpha: Tensor) -> Tensor:
-    """Share of light (tiles, block + 1, pixels) that reaches each Gaussian and, last, the rest."""
+    """Light (tiles, block + 1, pixels) that reaches each Gaussian and, last, what passes all."""
     return torch.cumprod(torch.cat([start[:, None], 1 - alpha], 1), 1)
 
 

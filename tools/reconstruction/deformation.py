@@ -126,7 +126,7 @@ def _new_plane(
     pair: tuple[int, int],
     generator: torch.Generator | None,
 ) -> nn.Parameter:
-    """(C, rows, columns): the first axis of the pair runs along the columns, time along the rows."""
+    """(C, rows, columns): the first axis of the pair along the columns, time along the rows."""
     side = settings.resolution * multiplier
     if pair[1] == 3:
         return nn.Parameter(torch.ones(settings.channels, settings.time_resolution, side))

@@ -28,7 +28,7 @@ Scene = Literal["auto", "rigid", "dynamic"]
 
 @dataclass
 class Rates:
-    """Learning rates of Adam; a pair falls exponentially over a stage from the first to the last."""
+    """Learning rates of Adam; pairs fall exponentially over a stage, from the first to the last."""
 
     positions: float = 1.6e-4  # scene extents
     positions_end: float = 1.6e-6
