@@ -15,7 +15,7 @@ Depths = NDArray[np.float32]  # (F, H, W)
 SHOWN = 256  # pixels of the shorter side that small pictures are enlarged to
 GAP, TITLE, LETTERS = 6, 24, 14  # pixels
 PAPER, INK, UNKNOWN = (16, 15, 15), (236, 231, 226), 28
-BAR, BAR_ROOM = 14, 78  # pixels: of the scale of depth, and of it with its numbers
+BAR, BAR_ROOM = 14, 62  # pixels: of the scale of depth, and of it with its numbers
 
 
 def depth_range(depths: Depths, masks: NDArray[np.bool_]) -> tuple[float, float]:
@@ -48,8 +48,8 @@ def enlarged(pictures: Pictures, least: int = SHOWN) -> Pictures:
     )
 
 
-def with_scale(pictures: Pictures, low: float, high: float, unit: str) -> Pictures:
-    """Pictures with a bar of the colours of depth at the right, its ends and unit named."""
+def with_scale(pictures: Pictures, low: float, high: float) -> Pictures:
+    """Pictures with a bar of the colours of depth at the right, its ends and middle named."""
     height = pictures.shape[1]
     strip = Image.new("RGB", (BAR_ROOM, height), PAPER)
     shades = _turbo()[np.linspace(255, 0, max(height - 2 * LETTERS, 2)).round().astype(int)]
@@ -59,7 +59,7 @@ def with_scale(pictures: Pictures, low: float, high: float, unit: str) -> Pictur
     top, bottom, left = LETTERS, height - LETTERS, GAP + BAR + 4
     places = ((top, low, "lt"), ((top + bottom) // 2, (low + high) / 2, "lm"), (bottom, high, "lb"))
     for row, value, anchor in places:
-        draw.text((left, row), f"{value:.3g} {unit}".strip(), INK, _font(11), anchor=anchor)
+        draw.text((left, row), f"{value:.3g}", INK, _font(11), anchor=anchor)
     column = np.broadcast_to(np.asarray(strip), (len(pictures), height, BAR_ROOM, 3))
     return np.concatenate([pictures, column], axis=2)
 

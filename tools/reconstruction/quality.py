@@ -61,7 +61,7 @@ def ssim(picture: Floats, truth: Floats, mask: Mask) -> float:
         torch.from_numpy(np.clip(each, 0, 1)).permute(2, 0, 1)[None] for each in (picture, truth)
     )
     x, y = x.double(), y.double()
-    seen = torch.from_numpy(mask)[None, None].double()
+    seen = torch.from_numpy(mask.astype(np.float64))[None, None]
     whole = torch.nn.functional.avg_pool2d(seen, WINDOW, stride=1)[0, 0] > 1 - 1e-9
     if not bool(whole.any()):
         return float("nan")

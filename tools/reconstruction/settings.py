@@ -54,10 +54,6 @@ class CameraSettings:
             f"cameras.field_of_view: 1 to 175 degrees, got {self.field_of_view}",
         )
         require(self.time_limit > 0, f"cameras.time_limit: above 0, got {self.time_limit}")
-        require(
-            self.source != "given" or self.poses is not None,
-            "cameras.source=given needs cameras.poses (--poses FILE)",
-        )
 
 
 @dataclass
