@@ -6,6 +6,7 @@ the settings file and below the command line, so single parts of it can be undon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,6 +249,18 @@ class DiagnosisConfig:
     def method(self) -> Algorithm:
         """The algorithm that runs: without unlabelled videos all are supervised training."""
         return self.algorithm if self.pools else "supervised"
+
+    @property
+    def epoch_steps(self) -> float:
+        """Steps in which every labelled video is seen once, of both classes equally many."""
+        return 2 * self.data.labelled_per_class / self.train.labelled_batch
+
+    @property
+    def steps(self) -> int:
+        """Steps of a seed."""
+        if self.train.epochs is None:
+            return self.train.steps
+        return math.ceil(self.train.epochs * self.epoch_steps - 1e-9)
 
 
 def load_diagnosis(path: Path | None, overrides: Sequence[str]) -> DiagnosisConfig:
