@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ FORMATS = (
     "a COLMAP model as text (its folder), a TUM trajectory (.txt), transforms.json, cameras.json, "
     "the truth of a simulated clip (.npz) or poses_bounds.npy"
 )
+UNREADABLE = (OSError, LookupError, TypeError, EOFError, AttributeError, zipfile.BadZipFile)
 ASPECT = 0.02  # how far the shapes of frames and of given cameras may differ
 
 
@@ -50,9 +52,9 @@ def read_cameras(
     read = _reader(path)
     try:
         given = read(path)
-    except ValueError:
-        raise
-    except (OSError, KeyError, TypeError, IndexError, EOFError, AttributeError) as error:
+    except (*UNREADABLE, ValueError) as error:
+        if isinstance(error, ValueError) and str(path.parent) in str(error):
+            raise  # it names the file already
         what = f"{type(error).__name__} {error}"
         raise ValueError(f"{path}: not readable as poses ({what}); give {FORMATS}") from None
     numbers = _numbers(path, given, frames)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray[Any]]
 
 EXHAUSTIVE = 100  # below so many frames every pair is matched
+MODELS, TRIALS = 4, 50  # a clip that needs more is not one scene, and the search takes minutes
 NEAR = 12  # otherwise each frame with so many after it, and with some much further off
 
 
@@ -144,6 +145,8 @@ def incremental(job: dict[str, Any], folder: Path) -> dict[int, Any]:
     options.random_seed = job["seed"]
     options.num_threads = 1  # more make results differ from run to run
     options.min_model_size = 3
+    options.max_num_models = MODELS
+    options.init_num_trials = TRIALS
     options.ba_refine_focal_length = job["refine_focal"]
     options.extract_colors = False
     for part in (options.mapper, options.triangulation):

@@ -36,6 +36,7 @@ class Limits:
     reprojection: float = 0.7  # pixels at the size that COLMAP saw
     view: tuple[float, float] = (40.0, 150.0)  # degrees, when it was free
     angle: float = 2.0  # degrees, median over points of the widest angle between their rays
+    jump: float = 10.0  # longest step of the camera over the median step
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ def objections(
     if not figures.angle >= limits.angle:
         against.append(
             f"rays to a point meet at {figures.angle:.1f} degrees (needs {limits.angle:g})"
+        )
+    if not figures.jump <= limits.jump:
+        against.append(
+            f"one step of the camera is {figures.jump:.0f} times the usual one "
+            f"(at most {limits.jump:g})"
         )
     if against:
         against[-1] += f"; {seen}"

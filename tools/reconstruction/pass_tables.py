@@ -134,6 +134,7 @@ def _kinds(row: Row) -> list[str]:
         "field of view": "view",
         "rays to": "angle",
         "points (": "points",
+        "one step": "jump",
     }
     found = [next((word for key, word in words.items() if key in r), "COLMAP") for r in row.reasons]
     return list(dict.fromkeys(found))
