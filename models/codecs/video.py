@@ -7,6 +7,7 @@ import itertools
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from models.backbones.video_autoencoder import VideoAutoencoder, split
 
 METHOD = "lvdm_autoencoder"  # the method whose runs can be read
 NETWORK = "autoencoder"  # its name in checkpoints and exported weights
+RAW = -1  # in place of the number of a moving average: the weights that were trained
 UNTRAINED = "untrained"  # in place of a path: small, with random weights, for tests
 
 # What is encoded or decoded in one go: 128 frames of 128x128, with the published network about
@@ -221,16 +223,30 @@ def _untrained() -> VideoCodec:
 
 def _read_checkpoint(file: Path, average: int) -> tuple[str, Any, Mapping[str, Tensor]]:
     try:
+        with zipfile.ZipFile(file) as archive:  # a file that was cut or has other bytes than once
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         method_name, config = saved["method_name"], saved["config"]
-        sets = [saved["networks"]] if average < 0 else list(saved["ema"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        sets = [saved["networks"]] if average == RAW else list(saved["ema"])
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+    ) as error:
         raise ValueError(
             f"method.autoencoder: {file} is damaged, or no checkpoint of this project: "
             f"{_reason(error)}"
         ) from None
-    if average >= len(sets):
-        raise ValueError(f"method.autoencoder: {file} has no average number {average}")
+    if not RAW <= average < len(sets):
+        raise ValueError(
+            f"method.autoencoder_average: {file} has no average number {average}; they count from "
+            f"0, and {RAW} takes the raw weights"
+        )
     return method_name, config, sets[max(average, 0)].get(NETWORK, {})
 
 
@@ -244,12 +260,18 @@ def _read_exported(file: Path, average: int) -> tuple[str, Any, Mapping[str, Ten
                 for key in opened.keys()  # noqa: SIM118
                 if key.startswith(prefix)
             }
-        return metadata["method_name"], json.loads(metadata["config"]), state
+        method_name, config = metadata["method_name"], json.loads(metadata["config"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
             f"method.autoencoder: {file} is damaged, or not exported by this project: "
             f"{_reason(error)}"
         ) from None
+    if average > 0:
+        raise ValueError(
+            f"method.autoencoder_average: {file} holds exported weights, one set of them; leave it "
+            f"at 0, got {average}"
+        )
+    return method_name, config, state
 
 
 def _at_once(pixels: int) -> int:

@@ -94,8 +94,9 @@ def test_the_same_weights_have_one_checksum_whatever_the_file(run: Path, tmp_pat
 def test_averages_and_raw_weights_can_be_chosen(run: Path) -> None:
     assert load_video_autoencoder(run, 1).sha256 == weights_sha256(network(2))
     assert load_video_autoencoder(run, -1).sha256 == weights_sha256(network(0))
-    with pytest.raises(ValueError, match="no average number 2"):
-        load_video_autoencoder(run, 2)
+    for number in (2, -2):
+        with pytest.raises(ValueError, match=f"no average number {number}"):
+            load_video_autoencoder(run, number)
 
 
 def test_missing_files_are_one_line(tmp_path: Path) -> None:
@@ -143,6 +144,17 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
             load_video_autoencoder(tmp_path / name)
     with pytest.raises(ValueError, match="not exported by this project"):
         load_video_autoencoder(export(tmp_path / "other.safetensors", {}))
+
+
+def test_a_cut_or_changed_checkpoint_is_named(run: Path, tmp_path: Path) -> None:
+    whole = max(run.glob("checkpoints/*.pt")).read_bytes()
+    place = len(whole) // 2
+    changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    for content in (b"", whole[:100], whole[:20_000], changed):
+        (tmp_path / "file.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"method.autoencoder: .*file.pt is damaged") as error:
+            load_video_autoencoder(tmp_path / "file.pt")
+        assert "\n" not in str(error.value)
 
 
 def test_a_pickle_that_runs_code_is_not_opened(tmp_path: Path) -> None:
