@@ -55,9 +55,10 @@ def log_snr_timesteps(log_snr: Tensor, steps: int) -> list[int]:
     give a deviation of 0.31 with this spacing and of 0.37 with the fractional one.
 
     Inputs:  log_snr (T,), falling; steps from 2 to T. Both ends are visited.
+    Raises:  ValueError for other numbers of steps
     """
     total = len(log_snr)
-    _check(total, steps)
+    _check(total, steps, fewest=2)
     targets = torch.linspace(float(log_snr[0]), float(log_snr[-1]), steps, dtype=torch.float64)
     kept = (log_snr[None] - targets[:, None]).abs().argmin(1).tolist()
     for i in range(1, steps):  # where two targets share a timestep, the later one moves on
@@ -65,6 +66,6 @@ def log_snr_timesteps(log_snr: Tensor, steps: int) -> list[int]:
     return [min(level, total - steps + i) for i, level in enumerate(kept)]
 
 
-def _check(total: int, steps: int) -> None:
-    if not 1 <= steps <= total:
-        raise ValueError(f"sampling.steps: from 1 to {total}, got {steps}")
+def _check(total: int, steps: int, fewest: int = 1) -> None:
+    if not fewest <= steps <= total:
+        raise ValueError(f"sampling.steps: from {fewest} to {total}, got {steps}")

@@ -60,6 +60,10 @@ class UnetConfig:
             bool(self.multipliers) and all(m >= 1 for m in self.multipliers),
             f"method.unet.multipliers: one or more numbers from 1 on, got {self.multipliers}",
         )
+        require(
+            all(at >= 1 and at & (at - 1) == 0 for at in self.attention_at),
+            f"method.unet.attention_at: reductions 1, 2, 4 and so on, got {self.attention_at}",
+        )
         for multiplier in self.multipliers:
             width = multiplier * self.width
             require(
@@ -97,7 +101,7 @@ class UnetConfig:
 @dataclass
 class LatentDiffusionConfig(MethodConfig):
     # Stage 1: run folder, checkpoint or exported weights. `untrained` is small and random.
-    autoencoder: str = ""
+    autoencoder: str | None = None
     autoencoder_average: int = 0  # which of a checkpoint's moving averages; -1 the raw weights
     unet: UnetConfig = field(default_factory=UnetConfig)
     # What makes the latents mean 0 and deviation 1: scale * (latents + shift). None: measured on
@@ -137,6 +141,10 @@ class LatentDiffusionSampling(SamplingConfig):
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"sampling.steps: at least 1, got {self.steps}")
         require(0 <= self.eta <= 1, f"sampling.eta: from 0 to 1, got {self.eta}")
+        require(
+            self.latent_size is None or self.latent_size >= 1,
+            f"sampling.latent_size: at least 1 cell, got {self.latent_size}",
+        )
 
     def levels(self, full: NoiseSchedule) -> NoiseSchedule:
         """The levels that the sampler visits.
@@ -182,14 +190,13 @@ class LatentDiffusion(Method):
         times: FrameTimes | None = None,
     ) -> None:
         super().__init__(config, shape, training=training, cached=cached, times=times)
-        require(
-            bool(self.config.autoencoder),
-            "method.autoencoder: name stage 1, the run folder (or weights) of a training with "
-            "configs/*/lvdm_autoencoder.yaml",
-        )
-        self.codec = load_video_autoencoder(
-            self.config.autoencoder, self.config.autoencoder_average
-        )
+        stage_1 = self.config.autoencoder
+        if not stage_1:
+            raise ValueError(
+                "method.autoencoder: name stage 1, the run folder (or weights) of a training with "
+                "configs/*/lvdm_autoencoder.yaml"
+            )
+        self.codec = load_video_autoencoder(stage_1, self.config.autoencoder_average)
         self.latents = self.codec.latents(shape)
         self.check_grid(self.latents.height, self.latents.width)
         self.schedule = NoiseSchedule.scaled_linear()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from configs.schema import MethodConfig, SamplingConfig, require
 from configs.shapes import FrameTimes, VideoShape
-from diffusion.samplers import Denoise
+from diffusion.samplers import Denoise, SamplerName
 from diffusion.schedule import NoiseSchedule, at
 from models.backbones.latent_denoiser import LatentDenoiser
 from models.interface import (
@@ -59,7 +59,7 @@ class LvdmLongConfig(LatentDiffusionConfig):
 
 @dataclass
 class LvdmLongSampling(LatentDiffusionSampling):
-    sampler: Literal["ddpm", "ddim", "dpm_solver", "unipc2", "unipc3"] = "ddim"
+    sampler: SamplerName = "ddim"
     steps: int = 50
     given_level: int = 100  # noise level of given frames, below method.levels
     # Weight w of guidance by the given frames: e_c + w (e_c - e_u) in the mode `original`,
@@ -220,12 +220,12 @@ class LvdmLong(LatentDiffusion):
         frames = frames or self.shape.frames
         prediction = self.checked(networks[PREDICTION])
         interpolation = self.checked(networks[INTERPOLATION])
-        plan = self.plan(frames)
-        groups = _groups(plan.keys - 1, settings.gaps_at_once)
+        plan, needed = self.plan(frames), -(-frames // self.codec.factors[0])
+        gaps = -(-(needed - 1) // self.config.key_every)  # keys beyond them are not shown
+        groups = _groups(gaps, settings.gaps_at_once)
         run = _Run(self, settings, noise, progress, runs=1 + plan.predictions + len(groups))
         keys = run.predict(prediction, plan)
         latents = run.interpolate(interpolation, keys, groups)
-        needed = -(-frames // self.codec.factors[0])
         return self.decode(prediction, latents[:, :needed], frames)
 
     def seams(self, settings: SamplingConfig, frames: int | None = None) -> list[int]:
@@ -297,7 +297,8 @@ class _Run:
         return keys
 
     def interpolate(self, network: LatentDenoiser, keys: Tensor, groups: Sequence[range]) -> Tensor:
-        """All latents, the keys among them: (B, key_every * (keys - 1) + 1, C, h, w)."""
+        """The latents of these gaps, which are the first ones, with the keys around them:
+        (B, key_every * gaps + 1, C, h, w)."""
         count, length = len(keys), self.method.between
         pieces = [keys[:, :1]]
         for group in groups:

@@ -194,6 +194,17 @@ def test_a_larger_grid_makes_larger_videos_as_the_original_did() -> None:
         sampled(build(training=False), dataclasses.replace(FEW, latent_size=5))
 
 
+@pytest.mark.parametrize("size", [0, -4])
+def test_a_grid_has_cells(size: int) -> None:
+    with pytest.raises(ValueError, match=r"sampling.latent_size: at least 1 cell"):
+        LvdmSampling(latent_size=size)
+
+
+def test_solvers_need_two_levels_to_go_from_one_to_the_other() -> None:
+    with pytest.raises(ValueError, match=r"sampling.steps: from 2 to 1000, got 1"):
+        LvdmSampling(sampler="unipc3", steps=1).levels(NoiseSchedule.scaled_linear())
+
+
 def test_longer_videos_are_made_in_windows_and_begin_as_shorter_ones_do() -> None:
     method = build("clip.frames=16", training=False)
     choices = dataclasses.replace(FEW, corrections=0)
@@ -221,6 +232,8 @@ def test_one_latent_frame_is_not_gone_on_from() -> None:
     ("overrides", "message"),
     [
         (["method.autoencoder=''"], "method.autoencoder: name stage 1"),
+        (["method.autoencoder="], "method.autoencoder: name stage 1"),
+        (["method.unet.attention_at=[3]"], "method.unet.attention_at: reductions 1, 2, 4"),
         (["method.autoencoder=/no/such/run"], "method.autoencoder: .*/no/such/run; train stage 1"),
         (["clip.frames=10"], "clip.frames as a multiple of 4"),
         (["clip.size=40"], "latents of 5x5 cells cannot be halved 1 times"),

@@ -237,6 +237,16 @@ def test_all_gaps_are_filled_from_their_own_keys(monkeypatch: pytest.MonkeyPatch
     assert [list(group) for group in groups] == [[0, 1], [2, 3], [4]]
 
 
+def test_gaps_behind_the_end_are_not_filled() -> None:
+    """Keys come in clips; 30 frames are 8 latents, which lie in the first 4 of the 6 gaps."""
+    method = build("clip.frames=32", "method.key_every=2", training=False)
+    networks = recorded(method)
+    with torch.no_grad():
+        method.sample(networks, VideoNoise([0], "cpu"), FEW, frames=30)
+    assert method.plan(30).keys == 7
+    assert [len(noisy) for noisy, _, _, _ in networks["interpolation"].calls] == [4] * 2 * FEW.steps
+
+
 def test_predictions_go_on_from_the_last_key(monkeypatch: pytest.MonkeyPatch) -> None:
     method = small()
     networks = recorded(method)
