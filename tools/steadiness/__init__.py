@@ -1,1 +1,1 @@
-"""Making a cache: what it will hold, what it takes, and the shards."""
+"""How steady long videos are: what is measured of frames, drift over windows, seams, the report."""

@@ -124,8 +124,10 @@ def windows_of(frames: int, seams: Sequence[int], window: int) -> tuple[tuple[in
 def summarise(
     name: str, videos: Sequence[FrameValues], seams: Sequence[int], window: int
 ) -> Summary:
-    """Inputs:  videos of equal length, at least one
-    seams, the first frames of windows; window, frames of a part where there are none
+    """Statistics of a set of videos window by window, what changed, and how its seams look.
+
+    Inputs:  name, what the set is called; videos of equal length, at least one; seams, the first
+             frames of windows; window, frames of a part where there are none
     """
     frames = len(videos[0])
     parts = windows_of(frames, seams, window)
