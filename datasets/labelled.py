@@ -150,12 +150,13 @@ def shared_files(first: Iterable[Path], second: Iterable[Path]) -> list[tuple[Pa
     for path in others:
         if path.is_file():
             sizes[path.stat().st_size].append(path)
+    digests: dict[Path, str] = {}
     shared = []
     for path in first:
         same = places.get(path.resolve())
         if same is None and path.is_file():
             alike = sizes.get(path.stat().st_size, [])
-            same = next((other for other in alike if _digest(other) == _digest(path)), None)
+            same = next((o for o in alike if _digest(o, digests) == _digest(path, digests)), None)
         if same is not None:
             shared.append((path, same))
     return shared
@@ -232,9 +233,12 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _digest(path: Path, known: dict[Path, str]) -> str:
+    """SHA-256 of a file; `known` keeps what was computed before."""
+    if path not in known:
         digest = hashlib.sha256()
-        for block in iter(lambda: file.read(2**20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(2**20), b""):
+                digest.update(block)
+        known[path] = digest.hexdigest()
+    return known[path]

@@ -89,7 +89,7 @@ def strong_view(clip: Tensor, size: int, seed: int, kind: Strong = "endoscopy") 
 @contextmanager
 def _drawn_from(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: torch's own also resets GPUs
         yield
 
 

@@ -35,7 +35,7 @@ def still(frames: int = 4) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["area", "compat"])
 def test_a_weak_view_of_a_still_clip_is_still(kind: str) -> None:
-    for seed in range(40):
+    for seed in range(20):
         view = weak_view(still(), SIZE, seed, kind)  # type: ignore[arg-type]
         assert view.shape == (4, 3, SIZE, SIZE)
         assert view.dtype == torch.uint8
@@ -44,7 +44,7 @@ def test_a_weak_view_of_a_still_clip_is_still(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", STEADY)
 def test_a_strong_view_of_a_still_clip_is_still(kind: Strong) -> None:
-    for seed in range(40):
+    for seed in range(20):
         view = strong_view(still(), SIZE, seed, kind)
         assert view.shape == (4, 3, SIZE, SIZE)
         assert view.dtype == torch.uint8
@@ -76,7 +76,7 @@ def test_a_view_keeps_the_order_of_frames() -> None:
 
 def test_the_strong_view_builds_upon_the_weak_view_of_its_seed() -> None:
     clip = still()
-    for seed in range(40):
+    for seed in range(20):
         weak, strong = weak_view(clip, SIZE, seed), strong_view(clip, SIZE, seed, "fixmatch")
         if (weak == strong).all(1).float().mean() > 0.3:  # the operations were mild, as some are
             return
@@ -88,19 +88,19 @@ def test_a_weak_view_shows_half_of_the_picture_or_more() -> None:
     ramp = torch.stack([rows.expand(64, 64), rows[:, None].expand(64, 64), torch.zeros(64, 64)])
     clip = (ramp * 2).to(torch.uint8)[None]
     mirrored = 0
-    for seed in range(60):
+    for seed in range(40):
         view = weak_view(clip, 64, seed)[0].float() / 2
         width = abs(float(view[0, :, -1].mean() - view[0, :, 0].mean())) + 1
         height = float(view[1, -1].mean() - view[1, 0].mean()) + 1
         assert 0.45 < width * height / 64**2 < 1.05
         assert height > 0  # never upside down
         mirrored += int(view[0, :, -1].mean() < view[0, :, 0].mean())
-    assert 15 < mirrored < 45
+    assert 8 < mirrored < 32
 
 
 def test_colours_of_a_disease_stay() -> None:
     red = torch.tensor([200, 60, 60], dtype=torch.uint8)[:, None, None].expand(2, 3, SIZE, SIZE)
-    for seed in range(40):
+    for seed in range(20):
         view = strong_view(red.contiguous(), SIZE, seed, "endoscopy").float()
         erased = (view == GREY).all(1)
         coloured = (view.amax(1) > 60) & ~erased  # and not the black beyond the border
@@ -113,7 +113,7 @@ def test_colours_of_a_disease_stay() -> None:
 def test_one_rectangle_is_erased_in_all_frames(kind: Strong) -> None:
     noise = torch.randint(0, 256, (3, 3, SIZE, SIZE), dtype=torch.uint8)
     shares = []
-    for seed in range(30):
+    for seed in range(20):
         view = strong_view(noise, SIZE, seed, kind)
         grey = (view == GREY).all(1)
         shares.append(float(grey.all(0).float().mean()))
@@ -124,7 +124,7 @@ def test_one_rectangle_is_erased_in_all_frames(kind: Strong) -> None:
 def test_the_published_view_has_a_moving_square_or_nothing_at_all() -> None:
     clip = picture(height=SIZE, width=SIZE)[None].repeat(4, 1, 1, 1)
     plain = moving = 0
-    for seed in range(60):
+    for seed in range(40):
         weak, strong = (
             weak_view(clip, SIZE, seed, "compat"),
             strong_view(clip, SIZE, seed, "compat"),
@@ -133,8 +133,8 @@ def test_the_published_view_has_a_moving_square_or_nothing_at_all() -> None:
             plain += 1
         else:
             moving += int((strong != strong[:1]).any())
-    assert 6 <= plain <= 26  # a quarter
-    assert moving >= 60 - plain - 2
+    assert 3 <= plain <= 20  # a quarter
+    assert moving >= 40 - plain - 2
 
 
 def test_normalised_pixels() -> None:

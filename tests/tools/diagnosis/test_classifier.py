@@ -74,7 +74,7 @@ def test_layers_are_numbered_from_the_pixels_to_the_head() -> None:
 
 def test_branches_are_dropped_in_training_alone_and_whole_clips_at_once() -> None:
     network = with_temporal(tiny(drop_path=0.5))
-    clips = torch.randn(1, 4, 3, 32, 32).expand(64, -1, -1, -1, -1)
+    clips = torch.randn(1, 4, 3, 32, 32).expand(32, -1, -1, -1, -1)
     network.eval()
     assert torch.allclose(network(clips), network(clips[:1]), atol=1e-5)
     network.train()
@@ -111,11 +111,10 @@ def test_the_published_size() -> None:
     assert round(count / 1e6, 1) == 121.3
 
 
-@pytest.mark.parametrize("size", sorted(SIZES))
-def test_every_size_can_be_built(size: str) -> None:
-    with torch.device("meta"):
-        network = VideoClassifier(size, frames=2, image_size=32)
-        assert network(torch.empty(1, 2, 3, 32, 32)).shape == (1, 2)
+@pytest.mark.parametrize("size", sorted(SIZES.keys() - {"base", "small"}))
+def test_every_size_for_a_cpu_can_be_built(size: str) -> None:
+    network = VideoClassifier(size, frames=2, image_size=32)
+    assert network(torch.zeros(1, 2, 3, 32, 32)).shape == (1, 2)
 
 
 def test_what_does_not_fit_is_refused() -> None:
