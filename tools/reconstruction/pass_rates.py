@@ -86,10 +86,10 @@ def find_sets(folders: Sequence[Path]) -> dict[str, list[Source]]:
         sources = find_sources(folder, arrays=True)
         if not sources:
             raise FileNotFoundError(f"{folder}: no videos, arrays or folders of frames in it")
-        root = folder.resolve()
+        root = folder.resolve().name
         for source in sources:
-            parts = source.path.resolve().relative_to(root).parts
-            name = f"{root.name}/{parts[0]}" if len(parts) > 1 else root.name
+            first, _, below = source.name.partition("/")
+            name = f"{root}/{first}" if below else root
             sets.setdefault(name, []).append(source)
     return sets
 
