@@ -66,7 +66,7 @@ class Deformation(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("middle", ((low + high) / 2).float())
-        self.register_buffer("half", ((high - low) / 2).clamp(min=1e-6).float())
+        self.register_buffer("reach", ((high - low) / 2).clamp(min=1e-6).float())
         self.register_buffer("unit", torch.tensor(float(unit)))
         self.planes = nn.ParameterList()
         for multiplier in settings.multipliers:
@@ -85,7 +85,7 @@ class Deformation(nn.Module):
 
     def features(self, positions: Tensor, time: float) -> Tensor:
         """Features (N, D) at positions (N, 3) and a time from -1 to 1."""
-        places = (positions - self.middle) / self.half
+        places = (positions - self.middle) / self.reach
         places = torch.cat([places, torch.full_like(places[:, :1], time)], 1)
         grids = torch.stack([places[:, list(pair)] for pair in PAIRS])[:, None]  # (6, 1, N, 2)
         levels = []
