@@ -164,7 +164,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--config", type=Path, help="YAML file of settings")
     for flag, (_, text) in SHORT.items():
         add(f"--{flag}", metavar="VALUE", help=text)
-    add("--steps", type=int, metavar="N", help="of the fit: a quarter rigid, the rest dynamic")
+    add("--steps", type=int, metavar="N", help="of the fit: half rigid, half dynamic")
     add("--judge", choices=["on", "off"], help="off keeps COLMAP's model whatever its figures")
     return parser.parse_intermixed_args(arguments)
 
@@ -187,7 +187,7 @@ def read_settings(given: argparse.Namespace) -> tuple[Path, Reconstruction]:
     if given.steps is not None:
         if given.steps < 1:
             raise ValueError(f"--steps {given.steps}: use 1 or more")
-        rigid = max(1, given.steps // 4)
+        rigid = given.steps if given.scene == "rigid" else max(1, given.steps // 2)
         overrides += [f"fit.rigid_steps={rigid}", f"fit.dynamic_steps={given.steps - rigid}"]
     settings = build(Reconstruction(), merge_sources(given.config, overrides), given.config)
     wanted = 0 if settings.simulate.seed is not None else 1

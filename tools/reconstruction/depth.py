@@ -13,6 +13,7 @@ Without points the unit is free: the median depth of the clip becomes 1.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,7 +95,10 @@ def load_network(path: Path) -> torch.jit.ScriptModule:
             f"folder), or `shading`"
         )
     try:
-        return torch.jit.load(str(path), map_location="cpu").eval()
+        with warnings.catch_warnings():
+            # TorchScript is on its way out, but it is what published depth networks come as.
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise ValueError(f"{path}: not a TorchScript file: {reason}") from None
