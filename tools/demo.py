@@ -41,6 +41,7 @@ METHODS = {  # in titles
 }
 DIFFUSION = (ENDORA, "lvdm", "lvdm_long")  # sampled with the demo's few steps
 STAGE_ONE = {"lvdm": "lvdm_autoencoder.yaml", "lvdm_long": "lvdm_autoencoder.yaml"}
+CLIP_FRAMES = 48  # of a simulated clip
 LONG_FRAMES, LONG_VIDEOS = 128, 4
 STATE_NAME = "stages.json"
 MADE = (  # all that a clean start removes from the demo's folder
@@ -93,7 +94,7 @@ def stages(plan: Plan) -> list[Stage]:
             "simulate clips",
             [
                 *("-m", "tools.simulate", "--folder", clips, "--clips", str(plan.clips)),
-                *("--frames", "48", "--no-truth"),
+                *("--frames", str(CLIP_FRAMES), "--no-truth"),
             ],
         ),
         Stage("videos to frames", ["process_data.py", "-s", clips, "-t", frames, *TARGET_SIZE]),
@@ -126,7 +127,7 @@ def stages(plan: Plan) -> list[Stage]:
         longer = [*_sample(plan, train, long, LONG_VIDEOS), f"frames={plan.long_frames}"]
         found += [
             Stage(f"sample videos of {plan.long_frames} frames", longer),
-            Stage("do they drift", ["-m", "tools.drift", "--samples", long, "--real", frames]),
+            Stage("do they drift", ["-m", "tools.drift", "--samples", long, *_real(plan, frames)]),
         ]
         report += ["--long", long]
     report += ["--metrics", *(str(plan.folder / "metrics" / family) for family in FAMILIES)]
@@ -275,6 +276,13 @@ def _sample(plan: Plan, run: str, output: str, count: int | None = None) -> list
     count = count or plan.videos
     settings = ["--config", str(plan.sampling), f"output={output}", f"count={count}"]
     return ["-m", "sample.sample", "--checkpoint", run, *settings]
+
+
+def _real(plan: Plan, frames: str) -> list[str]:
+    """What to measure drift against: clips that last for two windows, or nothing."""
+    clip = merge_sources(plan.config, ())["clip"]
+    last = 2 * clip["frames"] * clip.get("frame_interval", 1)
+    return ["--real", frames] if last <= CLIP_FRAMES else []
 
 
 def _score(plan: Plan, family: str, metrics: str, clips: int) -> list[str]:

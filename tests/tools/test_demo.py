@@ -158,4 +158,8 @@ def test_lvdm_trains_its_autoencoder_first_and_ends_with_longer_videos(
     long = todo["do they drift"][todo["do they drift"].index("--samples") + 1]
     assert f"output={long}" in todo["sample videos of 128 frames"]
     assert long in todo["write the report"]
+    assert "--real" in todo["do they drift"]  # of which two windows last 32 frames
+    longer = Plan(**{**vars(plan), "config": root / "configs/demo/lvdm_long.yaml"})
+    (drift,) = (stage for stage in made(longer) if stage.title == "do they drift")
+    assert "--real" not in drift.command  # its two windows last longer than the simulated clips
     assert load_run(plan.stage_one, [], method_config).method_name == "lvdm_autoencoder"
