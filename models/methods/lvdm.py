@@ -287,7 +287,11 @@ class LatentDiffusion(Method):
         height, width = self.latents.height, self.latents.width
         if settings.latent_size is not None:
             height = width = settings.latent_size
-            self.check_grid(height, width)
+            reduction = self.config.unet.reduction
+            require(
+                height % reduction == 0,
+                f"sampling.latent_size: a multiple of {reduction} cells, got {height}",
+            )
         return frames, self.latents.channels, height, width
 
     def decode(self, denoiser: LatentDenoiser, latents: Tensor, frames: int) -> Tensor:
