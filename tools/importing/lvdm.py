@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.load import to_plain
 from configs.schema import ClipConfig, DataConfig, MethodConfig, RunConfig
@@ -25,7 +25,7 @@ from models.importers.lvdm import (
     read_denoiser,
     without_single_axes,
 )
-from models.methods.lvdm import LatentDiffusionConfig, LvdmConfig, UnetConfig
+from models.methods.lvdm import LatentDiffusion, LatentDiffusionConfig, LvdmConfig, UnetConfig
 from models.methods.lvdm_autoencoder import DiscriminatorConfig, LvdmAutoencoderConfig
 from models.methods.lvdm_long import INTERPOLATION, PREDICTION, LvdmLongConfig
 from models.registry import build_method
@@ -153,7 +153,10 @@ def _denoisers(
             assert isinstance(config.method, LatentDiffusionConfig)
             settings = dataclasses.replace(config.method, autoencoder=str(file))
             config = dataclasses.replace(config, method=settings)
-        networks = build_method(config, training=False).build_networks()
+        method = build_method(config, training=False)
+        networks = method.build_networks()
+    assert isinstance(method, LatentDiffusion)
+    _check_autoencoder(method.codec.network, originals)
     weights = {}
     for name, original in originals.items():
         own = networks[name].state_dict()
@@ -162,6 +165,25 @@ def _denoisers(
             weights[name][key] = without_single_axes(value.read())
     load_networks(networks, weights)
     return weights
+
+
+def _check_autoencoder(network: nn.Module, originals: Mapping[str, Denoiser]) -> None:
+    """Raise ValueError unless a denoiser's own copy of stage 1, if its file has one, is what will
+    decode its latents, up to what half precision rounds."""
+    for original in originals.values():
+        copy = original.autoencoder
+        for name, value in network.state_dict().items() if copy else ():
+            assert copy is not None
+            theirs = copy.weights[name].read().float() if name in copy.weights else None
+            if theirs is None or not _nearly(theirs, value):
+                raise ValueError(
+                    f"--autoencoder: not the stage 1 that every file of stage 2 holds a copy of "
+                    f"({name} differs); leave it away, or import stage 1 of the same training"
+                )
+
+
+def _nearly(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-2, atol=1e-4)
 
 
 def _run_config(name: str, frames: int, method: MethodConfig, choices: Choices) -> RunConfig:

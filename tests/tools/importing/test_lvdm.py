@@ -181,6 +181,27 @@ def test_a_file_of_stage_2_without_stage_1_takes_an_imported_one(
     assert config.method.autoencoder == str(inner)
 
 
+def test_another_stage_1_than_that_of_the_file_is_refused(
+    originals: ModuleType,
+    stage_2: dict[str, Tensor],
+    autoencoder: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    second = originals.write_lightning(stage_2, tmp_path / "second.ckpt")
+    state = originals.autoencoder_state(autoencoder)
+    inner = tmp_path / "first.safetensors"
+    for name, change in (("same", 0.0), ("other", 0.1)):
+        bias = {"quant_conv.conv.bias": state["quant_conv.conv.bias"] + change}
+        first = originals.write_lightning({**state, **bias}, tmp_path / f"{name}.ckpt")
+        run(monkeypatch, first)
+        (tmp_path / "imported.safetensors").replace(inner)
+        if not change:
+            run(monkeypatch, second, *CONSTANTS, "--autoencoder", str(inner))
+    with pytest.raises(ValueError, match=r"--autoencoder: not the stage 1 .*quant_conv.conv.bias"):
+        run(monkeypatch, second, *CONSTANTS, "--autoencoder", str(inner))
+
+
 def changed(state: dict[str, Tensor], name: str, value: Tensor | None) -> dict[str, Tensor]:
     """The state with another value in one place, or without it."""
     state = dict(state)
