@@ -1,0 +1,95 @@
+"""The rows of a study, several at a time: each is a run of semi_fixmatch.py of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.diagnosis.rows import RESULT
+
+ROOT = Path(__file__).resolve().parents[2]
+CONSOLE = "console.txt"  # what a row's process says
+LOOK_EVERY = 0.5  # seconds
+LINES_SHOWN = 3  # of the console of a row that failed
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row that is to be trained: `command` is for this interpreter, without its name."""
+
+    name: str
+    folder: Path
+    command: tuple[str, ...]
+    seeds: int
+
+    def done(self) -> int:
+        """Seeds that are finished."""
+        return len(list(self.folder.glob(f"seed_*/{RESULT}")))
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> None:
+    """Run all jobs, at most `workers` at a time, each on one core where there are several.
+
+    Finished seeds are kept, so a stopped study goes on. Whatever ends this function ends all
+    processes that it has started.
+    Raises:  ValueError with the last words of a job that failed
+    """
+    waiting, running = list(jobs), dict[Job, subprocess.Popen[bytes]]()
+    began, known = time.monotonic(), {job: job.done() for job in jobs}
+    before = sum(known.values())
+    try:
+        while waiting or running:
+            while waiting and len(running) < max(workers, 1):
+                job = waiting.pop(0)
+                running[job] = _start(job, alone=workers <= 1)
+            time.sleep(LOOK_EVERY)
+            for job in list(running):
+                status = running[job].poll()
+                if job.done() > known[job]:
+                    known[job] = job.done()
+                    done, total = sum(known.values()), sum(job.seeds for job in jobs)
+                    left = (time.monotonic() - began) / (done - before) * (total - done)
+                    say(
+                        f"{job.name}: {known[job]} of {job.seeds} seeds; {done} of {total} runs, "
+                        f"about {_clock(left)} left"
+                    )
+                if status is None:
+                    continue
+                del running[job]
+                if status:
+                    raise ValueError(f"{job.name} stopped with status {status}: {_last_words(job)}")
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _start(job: Job, *, alone: bool) -> subprocess.Popen[bytes]:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    threads = {} if alone else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with (job.folder / CONSOLE).open("ab") as console:
+        return subprocess.Popen(
+            [sys.executable, *job.command],
+            cwd=ROOT,
+            env={**os.environ, **threads},
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _last_words(job: Job) -> str:
+    path = job.folder / CONSOLE
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{' / '.join(lines[-LINES_SHOWN:])} (more in {path})"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
