@@ -15,6 +15,7 @@ with its flaws. To go on after a stop, run the same command again: finished seed
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,11 @@ def main(command_line: Sequence[str] | None = None) -> int:
     # Here, for it takes seconds to import and a wrong setting should be told at once.
     from tools.diagnosis.training import train_row
 
-    return train_row(config)
+    status = train_row(config)
+    table = Path(config.output) / "table.md"
+    if status == 0 and os.environ.get("RANK", "0") == "0" and table.is_file():
+        print(table.read_text(), end="", flush=True)
+    return status
 
 
 if __name__ == "__main__":

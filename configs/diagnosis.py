@@ -215,6 +215,7 @@ class DiagnosisConfig:
     compat: Literal["none", "endora"] = "none"
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     keep_weights: bool = True  # write each seed's trained network
+    report: bool = True  # write a table and a page of the row beside its seeds
     data: DiagnosisData = field(default_factory=DiagnosisData)
     network: ClassifierConfig = field(default_factory=ClassifierConfig)
     train: DiagnosisTrain = field(default_factory=DiagnosisTrain)

@@ -27,6 +27,7 @@ HARMLESS = {
     "output",
     "seeds",
     "keep_weights",
+    "report",
     "data.workers",
     "data.memory_mib",
     "train.log_every",

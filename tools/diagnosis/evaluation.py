@@ -17,6 +17,7 @@ from configs.diagnosis import DiagnosisConfig
 from datasets.labelled import ABNORMAL, LabelledVideo
 from datasets.windows import Indices, even_windows, published_window
 from tools.diagnosis.augment import normalise, plain_view
+from tools.diagnosis.baselines import shown_name
 from tools.diagnosis.clips import ClipReader
 from tools.diagnosis.feeding import Failure, begin_worker, file_rate, scene_span, unchanged
 from tools.training.files import whole_file
@@ -113,8 +114,6 @@ def write_predictions(
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["video", "label", "probability"])
     for video, probability in zip(videos, cast("list[float]", probabilities.tolist()), strict=True):
-        inside = video.path.is_relative_to(folder)
-        name = video.path.relative_to(folder) if inside else video.path
-        table.writerow([name.as_posix(), video.label, f"{probability:.8f}"])
+        table.writerow([shown_name(video, folder), video.label, f"{probability:.8f}"])
     with whole_file(path) as file:
         file.write(text.getvalue().encode())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 ONE_SIDED = 0.95  # share of one class among pseudo-labels that is worth a warning
+CURVES = ("f1", "auroc", "balanced_accuracy")  # of the test list, where it is looked at on the way
 ENOUGH = 20  # pseudo-labels between two lines to say so
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class RowLog:
     def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
         """Write what the test videos say of a step."""
         if self.runtime.is_main:
-            self._write(step, "", {f"test_{name}": score for name, score in scores.items()}, 0)
+            self._write(step, "", {f"test_{name}": scores[name] for name in CURVES}, 0)
 
     def pause(self) -> None:
         """Leave out of the throughput what happens until the next step."""

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.diagnosis import DiagnosisConfig
+from configs.diagnosis import REST, DiagnosisConfig
 from configs.load import to_yaml
 from datasets.labelled import ABNORMAL, NORMAL
 from datasets.sampling import naming_lost_workers
+from tools.diagnosis.baselines import trivial_rows
 from tools.diagnosis.checkpoint import SeedFiles
 from tools.diagnosis.clips import ClipReader
 from tools.diagnosis.evaluation import judge_videos, write_predictions
@@ -29,6 +30,8 @@ from tools.diagnosis.preparation import (
     open_reader,
     split,
 )
+from tools.diagnosis.report import write_report
+from tools.diagnosis.rows import read_row
 from tools.diagnosis.run_log import RowLog, clips_per_step, synchronise
 from tools.training.environment import describe_environment
 from tools.training.files import whole_file
@@ -60,6 +63,8 @@ def train_row(config: DiagnosisConfig) -> int:
             if not row.train_seed(seed, done):
                 logger.info("stopped as asked; run the same command to go on")
                 return stop.exit_status
+        if config.report and runtime.is_main:
+            row.report()
     return 0
 
 
@@ -113,6 +118,14 @@ class Row:
             len(self.videos.pool),
             len(self.videos.test),
         )
+
+    def report(self) -> None:
+        """Write the table of all seeds, with what trivial rules reach."""
+        config = self.config
+        row = read_row(Path(config.output), row_name(config))
+        trivial = trivial_rows(config, self.videos, self.reader)
+        write_report(Path(config.output), [row, *trivial])
+        logger.info("table and page: %s", Path(config.output) / "report.html")
 
     def train_seed(self, seed: int, done: int) -> bool:
         """Train and judge one seed, `done` being those before it; false when asked to stop."""
@@ -205,9 +218,7 @@ class Row:
         if self.config.evaluate.choose == "best_on_test":
             return torch.tensor(progress.best, dtype=torch.float64)
         progress.best_step = learner.step
-        probabilities = self._judge(seed, learner)
-        self.log.write_scores(learner.step, self._scores(probabilities))
-        return probabilities
+        return self._judge(seed, learner)
 
     def _judge(self, seed: int, learner: Learner) -> Tensor:
         network = learner.average.networks["classifier"]
@@ -269,3 +280,13 @@ class Row:
             measured["balanced_accuracy"],
             len(test),
         )
+
+
+def row_name(config: DiagnosisConfig) -> str:
+    """What a table calls the row of these settings."""
+    if config.method == "supervised":
+        name = "supervised"
+    else:
+        pools = " + ".join("rest of train" if p == REST else Path(p).name for p in config.pools)
+        name = f"{config.method}, {pools}"
+    return f"{name}, compat=endora" if config.compat == "endora" else name
