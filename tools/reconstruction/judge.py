@@ -28,7 +28,7 @@ WAYS_OUT = (
 class Limits:
     """What a clip and a model must reach."""
 
-    motion: float = 0.03  # median motion of verified matches, as a share of the width
+    motion: float = 0.02  # median motion of verified matches, as a share of the width
     frames_share: float = 0.8
     frames: int = 8
     points: int = 100

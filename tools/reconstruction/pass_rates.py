@@ -106,10 +106,12 @@ def judge_sets(
         workers: processes.
     """
     rows, todo = [], []
+    limits = json.loads(json.dumps(asdict(Limits())))  # as they come back from a file
     for name, sources in sets.items():
         for source in sources:
             path = output / "videos" / name / f"{source.name}.json"
-            key = {**asdict(judging), "bytes": source.size_on_disk(), "version": VERSION}
+            key = {**asdict(judging), "limits": limits}
+            key |= {"bytes": source.size_on_disk(), "version": VERSION}
             kept = read_kept(path, key)
             if kept is None:
                 todo.append(Job(name, source, path, key))
