@@ -7,6 +7,7 @@ begins at zero, depth is compared inverted, and the number of steps is a setting
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -327,7 +328,7 @@ class Fit:
         if self.deformation is not None and self.field_optimiser is not None:
             weights = {k: v.detach().clone() for k, v in self.deformation.state_dict().items()}
             state["deformation"] = weights
-            state["field_optimiser"] = self.field_optimiser.state_dict()
+            state["field_optimiser"] = copy.deepcopy(self.field_optimiser.state_dict())
         return state
 
     def load(self, state: dict[str, Any]) -> None:
@@ -349,7 +350,7 @@ class Fit:
             assert self.deformation is not None
             assert self.field_optimiser is not None
             self.deformation.load_state_dict(state["deformation"])
-            self.field_optimiser.load_state_dict(state["field_optimiser"])
+            self.field_optimiser.load_state_dict(copy.deepcopy(state["field_optimiser"]))
         self.steps_done, self._scene = int(state["steps_done"]), state["scene"]
         self.cloud.load(state["cloud"])
         self.growth.load(state["growth"])

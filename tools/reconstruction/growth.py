@@ -7,6 +7,7 @@ into two smaller ones if it is large; a transparent one goes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ class Cloud:
     def state(self) -> dict[str, Any]:
         """Parameters and optimiser as tensors and plain values."""
         values = {name: value.detach().clone() for name, value in self.parameters.items()}
-        return {"parameters": values, "optimiser": self.optimiser.state_dict()}
+        return {"parameters": values, "optimiser": copy.deepcopy(self.optimiser.state_dict())}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, whatever the number of Gaussians."""
@@ -128,7 +129,7 @@ class Cloud:
             self.parameters[group["name"]] = new
             group["params"] = [new]
         self.optimiser.state.clear()
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
 
 
 class Growth:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -59,7 +61,7 @@ def test_features_change_over_the_whole_of_time() -> None:
     times = torch.linspace(-1, 1, 9)
     places = scene().positions
     features = [made.features(places, float(time)) for time in times]
-    for one, other in zip(features[:-1], features[1:], strict=True):
+    for one, other in pairwise(features):
         assert float((one - other).abs().mean()) > 0.01
 
 
