@@ -8,6 +8,7 @@ are `temporal.K.norm`, `.qkv`, `.proj` and `.fc`. `time_embed` stays. Heads are 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def load_pretrained(classifier: VideoClassifier, path: Path) -> Imported:
         temporal = []
     own = {name: own[name] for name in (*spatial, *temporal)}
     for table, resize in ((PLACES, resized_places), (TIMES, resized_times)):
-        if table in state and table in own and _resizable(state[table], own[table]):
+        if table in state and table in own and _resizable(table, state[table], own[table]):
             state[table] = resize(state[table], own[table].shape[1])
     _require_fit(state, own, path)
     for name, tensor in own.items():
@@ -100,10 +101,14 @@ def backbone(content: Mapping[str, object], path: Path) -> State:
         if str(key).startswith(HEADS):
             continue
         if isinstance(value, StoredTensor):
-            value = value.read()
+            try:
+                value = value.read()
+            except ValueError as error:
+                raise ValueError(f"{path}: {key}: {error}") from None
         if isinstance(value, Tensor):
             state[str(key)] = value
-    if "patch_embed.proj.weight" not in state:
+    patches = state.get("patch_embed.proj.weight")
+    if patches is None or patches.ndim != 4:
         raise ValueError(
             f"{path}: no weights of a vision transformer (patch_embed.proj.weight) in it; it has "
             f"{', '.join(map(str, list(content)[:4])) or 'nothing'}"
@@ -155,25 +160,35 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _resizable(table: Tensor, own: Tensor) -> bool:
-    return table.ndim == 3 and table.shape[0] == 1 and table.shape[2] == own.shape[2]
+def _resizable(name: str, table: Tensor, own: Tensor) -> bool:
+    if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != own.shape[2]:
+        return False
+    places = table.shape[1] - 1
+    return name != PLACES or (places > 0 and math.isqrt(places) ** 2 == places)
 
 
 def _require_fit(state: State, own: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that do not fill a network exactly, naming the first difference."""
+    """Refuse weights that do not fill a network exactly, or are no numbers."""
+    problem = _first_difference(state, own)
+    if problem is not None:
+        raise ValueError(f"{path}: {problem}; {_fitting(state)}")
+    broken = [name for name in own if not state[name].isfinite().all()]
+    if broken:
+        raise ValueError(f"{path}: {broken[0]} has numbers that are not finite")
+
+
+def _first_difference(state: State, own: Mapping[str, Tensor]) -> str | None:
     other = [name for name in own if name in state and state[name].shape != own[name].shape]
-    missing = [name for name in own if name not in state]
-    unknown = [name for name in state if name not in own]
     if other:
         name = other[0]
-        problem = f"{name} is {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}"
-    elif missing:
-        problem = f"{len(missing)} of {len(own)} tensors are missing, the first is {missing[0]}"
-    elif unknown:
-        problem = f"{len(unknown)} tensors have no place in the network, the first is {unknown[0]}"
-    else:
-        return
-    raise ValueError(f"{path}: {problem}; {_fitting(state)}")
+        return f"{name} is {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}"
+    missing = [name for name in own if name not in state]
+    if missing:
+        return f"{len(missing)} of {len(own)} tensors are missing, the first is {missing[0]}"
+    unknown = [name for name in state if name not in own]
+    if unknown:
+        return f"{len(unknown)} tensors have no place in the network, the first is {unknown[0]}"
+    return None
 
 
 def _fitting(state: State) -> str:

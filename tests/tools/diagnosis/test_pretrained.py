@@ -312,6 +312,22 @@ def test_part_of_a_temporal_part_is_refused(tmp_path: Path) -> None:
         load_pretrained(classifier, saved(tmp_path / "weights.pth", state))
 
 
+def test_odd_tables_and_numbers_are_refused(tmp_path: Path) -> None:
+    classifier = VideoClassifier("two", frames=3, image_size=SIDE)
+    path = tmp_path / "weights.pth"
+    distilled = published()
+    distilled["pos_embed"] = torch.zeros(1, 6, WIDTH)  # two tokens before the places
+    with pytest.raises(ValueError, match=r"spatial.pos_embed is \(1, 6, 12\), the network has"):
+        load_pretrained(classifier, saved(path, distilled))
+    broken = published()
+    broken["norm.bias"][3] = float("nan")
+    with pytest.raises(ValueError, match=r"spatial.norm.bias has numbers that are not finite"):
+        load_pretrained(classifier, saved(path, broken))
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(ValueError, match=r"weights.pth: not a checkpoint"):
+        load_pretrained(classifier, path)
+
+
 class Dangerous:
     """Pickled, it would call a function."""
 
