@@ -38,7 +38,16 @@ MODELS_MAY_IMPORT: dict[str, set[str]] = {
     "codecs": {"layers", "backbones"},
     "priors": {"layers"},
     "importers": {"layers", "backbones"},
-    "methods": {"interface", "adversarial", "layers", "backbones", "codecs", "priors"},
+    "latent_diffusion": {"interface", "backbones", "codecs"},
+    "methods": {
+        "interface",
+        "adversarial",
+        "latent_diffusion",
+        "layers",
+        "backbones",
+        "codecs",
+        "priors",
+    },
 }
 
 # Large packages, each with the places where it may be imported.

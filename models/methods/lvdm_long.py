@@ -29,7 +29,7 @@ from models.interface import (
     Progress,
     VideoNoise,
 )
-from models.methods.lvdm import (
+from models.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
     LatentDiffusionSampling,

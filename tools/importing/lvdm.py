@@ -25,7 +25,8 @@ from models.importers.lvdm import (
     read_denoiser,
     without_single_axes,
 )
-from models.methods.lvdm import LatentDiffusion, LatentDiffusionConfig, LvdmConfig, UnetConfig
+from models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, UnetConfig
+from models.methods.lvdm import LvdmConfig
 from models.methods.lvdm_autoencoder import DiscriminatorConfig, LvdmAutoencoderConfig
 from models.methods.lvdm_long import INTERPOLATION, PREDICTION, LvdmLongConfig
 from models.registry import build_method

@@ -16,7 +16,8 @@ from diffusion.schedule import NoiseSchedule
 from models.backbones.latent_denoiser import LatentDenoiser
 from models.codecs.video import load_video_autoencoder
 from models.interface import Batch, VideoNoise
-from models.methods.lvdm import Lvdm, LvdmSampling, UnetConfig
+from models.latent_diffusion import UnetConfig
+from models.methods.lvdm import Lvdm, LvdmSampling
 from models.registry import build_method, method_config
 
 ROOT = Path(__file__).resolve().parents[3]

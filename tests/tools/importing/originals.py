@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from configs.schema import ClipConfig, DataConfig, RunConfig
 from diffusion.schedule import NoiseSchedule
 from models.interface import Method
-from models.methods.lvdm import LvdmConfig, UnetConfig
+from models.latent_diffusion import UnetConfig
+from models.methods.lvdm import LvdmConfig
 from models.methods.lvdm_autoencoder import LvdmAutoencoderConfig
 from models.methods.mostgan_v import MoStGANVConfig, MotionStylesConfig
 from models.methods.stylegan_v import DiscriminatorConfig, MotionConfig, StyleGANVConfig
