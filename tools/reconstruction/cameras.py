@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LOOKS = 0.1  # weight of orientations against positions when two sets are aligned
 ORTHOGONAL = 1e-3  # how far R Rᵀ may be from the identity: files round to few digits
 
 
@@ -197,13 +198,14 @@ def renumbered(cameras: Cameras, numbers: Sequence[int]) -> Cameras:
 
 
 def align(estimate: Cameras, truth: Cameras) -> Alignment:
-    """Best similarity between the positions of two sets of cameras (Umeyama 1991).
+    """Best similarity between two sets of cameras, by their positions (Umeyama 1991).
 
-    Only frames with a pose in both count. The positions alone decide, so orientations are judged
-    by the result and not fitted.
+    Only frames with a pose in both count. Orientations have a small say in the rotation
+    (`LOOKS`), because positions on a line leave it open how far to turn about that line.
 
     Raises:
-        ValueError: fewer than three common frames, or positions that all coincide.
+        ValueError: fewer than three common frames, positions that all coincide, or paths that
+            fit better mirrored than turned.
     """
     common = sorted(set(estimate.numbers) & set(truth.numbers))
     if len(common) < 3:
@@ -215,11 +217,15 @@ def align(estimate: Cameras, truth: Cameras) -> Alignment:
     if not spread > 0:
         raise ValueError("the cameras to align all stand at one place")
     covariance = (target - goal).T @ (source - middle) / len(common)
-    left, stretch, right = torch.linalg.svd(covariance)
+    axes = truth.world_to_camera[:, :3, :3].transpose(1, 2) @ estimate.world_to_camera[:, :3, :3]
+    reach = (spread * (target - goal).square().sum(1).mean()).sqrt()
+    left, _, right = torch.linalg.svd(covariance + LOOKS * reach * axes.mean(0))
     signs = torch.ones(3, dtype=torch.float64)
     signs[2] = torch.sign(torch.linalg.det(left) * torch.linalg.det(right))
     rotation = left @ torch.diag(signs) @ right
-    scale = (stretch * signs).sum() / spread
+    scale = (rotation * covariance).sum() / spread
+    if not scale > 0:
+        raise ValueError("the two paths of the camera have nothing in common")
     translation = goal - scale * rotation @ middle
     errors = (scale * source @ rotation.T + translation - target).norm(dim=1)
     aligned = estimate.world_to_camera[:, :3, :3] @ rotation.T

@@ -90,6 +90,19 @@ def test_alignment_undoes_a_similarity() -> None:
     assert torch.allclose(back.world_to_camera, truth.world_to_camera)
 
 
+def test_a_straight_path_is_aligned_by_where_the_cameras_look() -> None:
+    truth = some_cameras()
+    poses = truth.world_to_camera.clone()
+    line = torch.arange(6)[:, None] * torch.tensor([0.3, -0.2, 1.0]).double()
+    poses[:, :3, 3] = -torch.einsum("nij,nj->ni", poses[:, :3, :3], line)
+    straight = Cameras(truth.intrinsics, poses, 48, 64, truth.numbers, "given")
+    shift = torch.tensor([1.0, -2, 3]).double()
+    change = Alignment(0.4, rotations(1, 5)[0], shift, torch.zeros(0), torch.zeros(0))
+    found = align(change.carry(straight), straight)
+    assert float(found.turns.max()) < 1e-4
+    assert found.rmse < 1e-9
+
+
 def test_alignment_never_mirrors() -> None:
     truth = some_cameras()
     poses = truth.world_to_camera.clone()
@@ -98,6 +111,7 @@ def test_alignment_never_mirrors() -> None:
     estimate = Cameras(truth.intrinsics, poses, 48, 64, truth.numbers, "given")
     found = align(estimate, truth)
     assert float(torch.linalg.det(found.rotation)) == pytest.approx(1)
+    assert found.scale > 0
     assert found.rmse > 0.1
 
 
