@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from configs.schema import MethodConfig, SamplingConfig, TrainConfig
-from configs.shapes import FrameTimes, VideoShape
+from configs.shapes import FrameTimes, Spacing, VideoShape
 
 Networks = Mapping[str, nn.Module]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
@@ -136,6 +136,8 @@ class Method(ABC):
     # The networks that sampling needs, by name; averages are kept of these alone. None: of all.
     sampled: ClassVar[tuple[str, ...] | None] = None
 
+    spacing: ClassVar[Spacing] = "even"  # how frames lie in time where nobody says
+
     def __init__(
         self,
         config: MethodConfig,
@@ -153,7 +155,12 @@ class Method(ABC):
         self.shape = shape
         self.training = training
         self.cached = cached
-        self.times = times or FrameTimes(shape.frames)
+        self.times = times or FrameTimes(shape.frames, self.spacing)
+        self.set_up()
+
+    def set_up(self) -> None:  # noqa: B027 (a method may have nothing to build)
+        """Build the frozen helpers, and refuse settings that do not fit the clips; `config`,
+        `shape`, `training`, `cached` and `times` are there."""
 
     @classmethod
     def without_files(cls, config: MethodConfig) -> MethodConfig:

@@ -15,7 +15,6 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from configs.schema import MethodConfig, SamplingConfig, require
-from configs.shapes import FrameTimes, VideoShape
 from diffusion.samplers import SAMPLERS, SOLVERS, Sampler, SamplerName, sample_ddim
 from diffusion.schedule import NoiseSchedule
 from diffusion.spacing import fractional_timesteps, leading_timesteps, log_snr_timesteps
@@ -23,7 +22,6 @@ from models.backbones.latent_denoiser import LatentDenoiser
 from models.codecs.video import UNTRAINED, load_video_autoencoder
 from models.interface import (
     Batch,
-    CachedShapes,
     Method,
     Networks,
 )
@@ -174,16 +172,7 @@ class LatentDiffusion(Method):
     )
     config: LatentDiffusionConfig
 
-    def __init__(
-        self,
-        config: MethodConfig,
-        shape: VideoShape,
-        *,
-        training: bool = True,
-        cached: CachedShapes | None = None,
-        times: FrameTimes | None = None,
-    ) -> None:
-        super().__init__(config, shape, training=training, cached=cached, times=times)
+    def set_up(self) -> None:
         stage_1 = self.config.autoencoder
         if not stage_1:
             raise ValueError(
@@ -191,7 +180,7 @@ class LatentDiffusion(Method):
                 "configs/*/lvdm_autoencoder.yaml"
             )
         self.codec = load_video_autoencoder(stage_1, self.config.autoencoder_average)
-        self.latents = self.codec.latents(shape)
+        self.latents = self.codec.latents(self.shape)
         self.check_grid(self.latents.height, self.latents.width)
         self.schedule = NoiseSchedule.scaled_linear()
         self._compared: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose autoencoder is ours

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import MethodConfig, SamplingConfig, require
-from configs.shapes import FrameTimes, VideoShape
+from configs.shapes import VideoShape
 from diffusion.extension import WindowNoise, Windows, extended, mixed_noise
 from diffusion.objective import denoising_terms
 from diffusion.samplers import SAMPLERS, SOLVERS, Denoise, SamplerName
@@ -24,7 +24,6 @@ from models.codecs.build import CodecConfig, build_codec, codec_files
 from models.codecs.interface import Codec, draw_latents
 from models.interface import (
     Batch,
-    CachedShapes,
     Loss,
     Method,
     Networks,
@@ -224,25 +223,16 @@ class Endora(Method):
     )
     config: EndoraConfig
 
-    def __init__(
-        self,
-        config: MethodConfig,
-        shape: VideoShape,
-        *,
-        training: bool = True,
-        cached: CachedShapes | None = None,
-        times: FrameTimes | None = None,
-    ) -> None:
-        super().__init__(config, shape, training=training, cached=cached, times=times)
+    def set_up(self) -> None:
         self._device = torch.device("cpu")
-        self._codec = build_codec(self.config.codec) if cached is None else None
-        own_prior = self.guided and training and cached is None
-        self.prior = PriorFeatures(self.config.prior, shape.height) if own_prior else None
+        self._codec = build_codec(self.config.codec) if self.cached is None else None
+        own_prior = self.guided and self.training and self.cached is None
+        self.prior = PriorFeatures(self.config.prior, self.shape.height) if own_prior else None
         self.schedule = NoiseSchedule.linear()
-        if cached is None:
-            self.latents = shape.downscale(self.codec.stride, self.codec.channels)
+        if self.cached is None:
+            self.latents = self.shape.downscale(self.codec.stride, self.codec.channels)
         else:
-            self.latents = VideoShape(shape.frames, *cached[MEAN])
+            self.latents = VideoShape(self.shape.frames, *self.cached[MEAN])
         self.latents.downscale(self.config.transformer.patch, 1)  # must divide
 
     @property

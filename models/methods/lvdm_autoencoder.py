@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from configs.schema import MethodConfig, SamplingConfig, TrainConfig, require
-from configs.shapes import FrameTimes, VideoShape
+from configs.shapes import VideoShape
 from models.backbones.patch_discriminator import PatchDiscriminator
 from models.backbones.video_autoencoder import VideoAutoencoder, kl_divergence, stage_strides
 from models.interface import (
     Batch,
-    CachedShapes,
     Loss,
     Method,
     Networks,
@@ -98,19 +97,10 @@ class LvdmAutoencoder(Method):
     )
     config: LvdmAutoencoderConfig
 
-    def __init__(
-        self,
-        config: MethodConfig,
-        shape: VideoShape,
-        *,
-        training: bool = True,
-        cached: CachedShapes | None = None,
-        times: FrameTimes | None = None,
-    ) -> None:
-        super().__init__(config, shape, training=training, cached=cached, times=times)
+    def set_up(self) -> None:
         self.latents = self._latents()
         self.perceptual = (
-            build_perceptual(self.config.perceptual, shape.height) if training else None
+            build_perceptual(self.config.perceptual, self.shape.height) if self.training else None
         )
         self._shown: Tensor | None = None  # clips (B, F, 3, H, W) that previews reconstruct
 

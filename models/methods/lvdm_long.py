@@ -15,14 +15,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from configs.schema import MethodConfig, SamplingConfig, require
-from configs.shapes import FrameTimes, VideoShape
+from configs.schema import SamplingConfig, require
 from diffusion.samplers import Denoise, SamplerName
 from diffusion.schedule import NoiseSchedule, at
 from models.backbones.latent_denoiser import LatentDenoiser
 from models.interface import (
     Batch,
-    CachedShapes,
     Loss,
     Networks,
     Phase,
@@ -114,22 +112,14 @@ class LvdmLong(LatentDiffusion):
     adjustable = LatentDiffusion.adjustable | {"predict_given", "interpolate_given"}
     config: LvdmLongConfig
 
-    def __init__(
-        self,
-        config: MethodConfig,
-        shape: VideoShape,
-        *,
-        training: bool = True,
-        cached: CachedShapes | None = None,
-        times: FrameTimes | None = None,
-    ) -> None:
-        super().__init__(config, shape, training=training, cached=cached, times=times)
+    def set_up(self) -> None:
+        super().set_up()
         every, time = self.config.key_every, self.codec.factors[0]
         require(
             self.latents.frames % every == 0 and self.latents.frames >= 2 * every,
             f"clip.frames: key latents lie {every * time} frames apart (method.key_every={every} "
             f"latents of {time} frames), so clips are a multiple of it, of two or more; "
-            f"got {shape.frames}",
+            f"got {self.shape.frames}",
         )
         self.keys = self.latents.frames // every  # of a clip of `prediction`
         self.between = every + 1  # latents of a clip of `interpolation`, both ends included

@@ -24,7 +24,6 @@ from models.backbones.stylegan.generator import Generator, GeneratorSizes
 from models.backbones.stylegan.motion import MotionSizes
 from models.interface import (
     Batch,
-    CachedShapes,
     Loss,
     Method,
     Networks,
@@ -178,6 +177,7 @@ class StyleGANV(Method):
     Config = StyleGANVConfig
     Sampling = StyleGANVSampling
     sampled = ("generator",)
+    spacing = "random"
     adjustable = frozenset(
         {
             "penalty.weight",
@@ -190,18 +190,8 @@ class StyleGANV(Method):
     )
     config: StyleGANVConfig
 
-    def __init__(
-        self,
-        config: MethodConfig,
-        shape: VideoShape,
-        *,
-        training: bool = True,
-        cached: CachedShapes | None = None,
-        times: FrameTimes | None = None,
-    ) -> None:
-        times = times or FrameTimes(shape.frames, "random")
-        super().__init__(config, shape, training=training, cached=cached, times=times)
-        check_sizes(shape, times, self.config)
+    def set_up(self) -> None:
+        check_sizes(self.shape, self.times, self.config)
         self.motion = self.config.motion.sizes
 
     def build_networks(self) -> dict[str, nn.Module]:
