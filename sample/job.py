@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,8 +119,10 @@ def read_job(path: Path | None, checkpoint: str | None, overrides: Sequence[str]
     if not isinstance(named, str):
         raise ValueError("checkpoint: say what to sample from, with --checkpoint PATH")
     weights = read_weights(Path(named), ema if isinstance(ema, int) else SampleConfig.ema)
-    weights.run_config(Path(named))  # of this project, before a folder is claimed
+    clip = weights.run_config(Path(named)).clip  # of this project, before a folder is claimed
     config = load_sampling(path, given, method_class(weights.method_name).Sampling())
+    if config.frames == clip.frames:  # the same videos, so the same record
+        config = replace(config, frames=None)
     folder = Path(config.output) if config.output else default_folder(Path(named), weights)
     return Job(config, folder, weights)
 

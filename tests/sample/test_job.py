@@ -127,6 +127,15 @@ def test_a_folder_of_other_settings_is_refused(
         run(weights, tmp_path / "out", "count=2", setting)
 
 
+def test_naming_the_length_of_a_clip_is_the_default(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(weights, tmp_path / "out", "count=2")
+    made = record_seeds(monkeypatch)
+    run(weights, tmp_path / "out", "count=3", "frames=4")
+    assert made == [2]
+
+
 def test_a_record_from_before_a_choice_was_there_means_its_default(tmp_path: Path) -> None:
     defaults = {"steps": 250, "reuse": 0.0}
     (tmp_path / "000000.mp4").touch()
