@@ -48,6 +48,7 @@ class Matches:
     kinds: NDArray[np.str_]  # (P,) what explains them, COLMAP's names
     places: NDArray[np.float32]  # (sum of sizes, 4) x, y in the first and in the second frame
     features: NDArray[np.int64]  # (F,) features of each frame
+    matched: NDArray[np.int64]  # (F,) those of them in a verified match
     height: int
     width: int
 

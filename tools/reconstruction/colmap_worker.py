@@ -99,6 +99,7 @@ def read_matches(database_path: str) -> Arrays:
         ids, geometries = database.read_two_view_geometries()
         pairs, sizes, kinds = [], [], []
         places: list[NDArray[np.float32]] = []
+        used: dict[int, set[int]] = {image.image_id: set() for image in images}
         for pair, geometry in zip(ids, geometries, strict=True):
             inliers = np.asarray(geometry.inlier_matches)
             if len(inliers) == 0:
@@ -107,12 +108,15 @@ def read_matches(database_path: str) -> Arrays:
             pairs.append((number[first], number[second]))
             sizes.append(len(inliers))
             kinds.append(pycolmap.TwoViewGeometryConfiguration(geometry.config).name)
+            used[first].update(inliers[:, 0].tolist())
+            used[second].update(inliers[:, 1].tolist())
             here = points[first][inliers[:, 0], :2]
             there = points[second][inliers[:, 1], :2]
             places.append(np.concatenate([here, there], 1).astype(np.float32))
-        features = np.zeros(len(images), np.int64)
+        features, matched = np.zeros((2, len(images)), np.int64)
         for image_id, found in points.items():
             features[number[image_id]] = len(found)
+            matched[number[image_id]] = len(used[image_id])
     finally:
         database.close()
     return {
@@ -121,6 +125,7 @@ def read_matches(database_path: str) -> Arrays:
         "kinds": np.array(kinds, np.str_),
         "places": np.concatenate(places) if places else np.zeros((0, 4), np.float32),
         "features": features,
+        "matched": matched,
     }
 
 

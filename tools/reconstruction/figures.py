@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tools.reconstruction.colmap import Model
+from tools.reconstruction.colmap import Matches, Model
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,19 @@ class ModelFigures:
     angle: float  # widest angle between the rays to a point, degrees, median over points
     jump: float  # longest step of the camera over the median step
     travel: float  # length of the camera's path over the median depth of the points
+    explained: float  # share of the matched features of these frames that belong to a point
     behind: int  # observations of points that lie behind their camera
 
 
-def measure_model(model: Model) -> ModelFigures:
-    """Figures of a model, from its arrays alone."""
+def measure_model(model: Model, matches: Matches) -> ModelFigures:
+    """Figures of a model that was built from these matches."""
     cameras = model.cameras
     of_camera = _places(model)
     residuals, depths = _residuals(model, of_camera)
     count = len(model.points)
     steps = (cameras.centres[1:] - cameras.centres[:-1]).norm(dim=1)
     usual = float(steps.median()) if len(steps) else 0.0
+    matched = int(matches.matched[list(cameras.numbers)].sum())
     depth = float(depths.median()) if len(depths) else float("nan")
     return ModelFigures(
         frames=len(cameras),
@@ -43,6 +45,7 @@ def measure_model(model: Model) -> ModelFigures:
         angle=_angle(model, of_camera),
         jump=float(steps.max()) / usual if usual > 0 else float("nan"),
         travel=float(steps.sum()) / depth if depth > 0 else float("nan"),
+        explained=len(model.observed_point) / matched if matched else 0.0,
         behind=int((depths <= 0).sum()),
     )
 

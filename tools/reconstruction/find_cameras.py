@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tools.reconstruction.camera_files import read_cameras
 from tools.reconstruction.cameras import Cameras, fixed_cameras, renumbered
-from tools.reconstruction.colmap import MAPPERS, Colmap, ColmapError, Model
-from tools.reconstruction.figures import measure_model, point_errors
+from tools.reconstruction.colmap import MAPPERS, Colmap, ColmapError, Matches, Model
+from tools.reconstruction.figures import ModelFigures, measure_model, point_errors
 from tools.reconstruction.judge import WAYS_OUT, Limits, Verdict, objections, plain_figures, still
 from tools.reconstruction.motion import Motion, measure_motion
 
@@ -56,6 +56,14 @@ class Found:
     cameras: Cameras | None  # for frames of the given height and width
     points: SparsePoints
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model and its figures."""
+
+    model: Model
+    figures: ModelFigures
 
 
 def no_points() -> SparsePoints:
@@ -118,7 +126,7 @@ def _given(options: CameraOptions, count: int, height: int, width: int) -> Found
 
 def _search(frames: Tensor, masks: Tensor | None, options: CameraOptions, folder: Path) -> Found:
     """Motion test, then each mapper until the judge is content."""
-    motion, best = None, None
+    motion, best, matches = None, None, None
     reasons: tuple[str, ...] = ()
     try:
         colmap = Colmap(
@@ -131,26 +139,29 @@ def _search(frames: Tensor, masks: Tensor | None, options: CameraOptions, folder
             threads=options.threads,
             time_limit=options.time_limit,
         )
-        motion = measure_motion(colmap.match())
+        matches = colmap.match()
+        motion = measure_motion(matches)
         rest = still(motion, options.limits) if options.source == "auto" else None
         if rest is not None:
             return _without(frames, options, motion, None, (rest,), True)
-        best, reasons = _best_model(colmap, motion, len(frames), options)
+        best, reasons = _best_model(colmap, matches, motion, options)
     except ColmapError as error:
         reasons = (str(error),)
     if best is None or (reasons and options.judge):
         return _without(frames, options, motion, best, reasons)
     height, width = frames.shape[1:3]
     verdict = Verdict(True, "colmap", _figures(motion, best), reasons)
-    points = SparsePoints(best.points, point_colours(best, frames), point_errors(best).float())
-    return Found(best.cameras.resized(height, width), points, verdict)
+    model = best.model
+    points = SparsePoints(model.points, point_colours(model, frames), point_errors(model).float())
+    return Found(model.cameras.resized(height, width), points, verdict)
 
 
 def _best_model(
-    colmap: Colmap, motion: Motion, frames: int, options: CameraOptions
-) -> tuple[Model | None, tuple[str, ...]]:
+    colmap: Colmap, matches: Matches, motion: Motion, options: CameraOptions
+) -> tuple[Judged | None, tuple[str, ...]]:
     """The first model that the judge takes, else the one with most frames, and why not."""
-    best: Model | None = None
+    best: Judged | None = None
+    frames = len(matches.features)
     reasons = objections(None, motion, frames, options.limits)
     if motion.pairs == 0:
         return best, reasons  # nothing to build from: COLMAP would only say so at length
@@ -158,11 +169,10 @@ def _best_model(
         model = colmap.build(mapper)
         if model is None:
             continue
-        against = objections(
-            measure_model(model), motion, frames, options.limits, view_known=options.view_known
-        )
-        if best is None or not against or len(model.cameras) > len(best.cameras):
-            best, reasons = model, against
+        figures = measure_model(model, matches)
+        against = objections(figures, motion, frames, options.limits, view_known=options.view_known)
+        if best is None or not against or figures.frames > best.figures.frames:
+            best, reasons = Judged(model, figures), against
         if not against:
             break
     return best, reasons
@@ -172,13 +182,13 @@ def _without(
     frames: Tensor,
     options: CameraOptions,
     motion: Motion | None,
-    model: Model | None,
+    best: Judged | None,
     reasons: tuple[str, ...],
     stands: bool = False,
 ) -> Found:
     """One camera for all frames where depth makes a scene of that, else a refusal."""
     count, height, width = (int(side) for side in frames.shape[:3])
-    figures = _figures(motion, model)
+    figures = _figures(motion, best)
     if options.source == "auto" and options.depth:
         cameras = fixed_cameras(height, width, count, options.field_of_view)
         advice = "One fixed camera with depth is used instead: all change is deformation."
@@ -199,8 +209,8 @@ def point_colours(model: Model, frames: Tensor) -> Tensor:
     return sums / torch.bincount(model.observed_point, minlength=count).clamp(min=1)[:, None]
 
 
-def _figures(motion: Motion | None, model: Model | None) -> dict[str, Any]:
-    figures = plain_figures(motion, measure_model(model) if model is not None else None)
-    if model is not None:
-        figures |= {"mapper": model.mapper, "models": list(model.sizes)}
+def _figures(motion: Motion | None, best: Judged | None) -> dict[str, Any]:
+    figures = plain_figures(motion, best.figures if best is not None else None)
+    if best is not None:
+        figures |= {"mapper": best.model.mapper, "models": list(best.model.sizes)}
     return figures

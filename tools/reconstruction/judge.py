@@ -37,6 +37,7 @@ class Limits:
     view: tuple[float, float] = (40.0, 150.0)  # degrees, when it was free
     angle: float = 2.0  # degrees, median over points of the widest angle between their rays
     jump: float = 10.0  # longest step of the camera over the median step
+    explained: float = 0.15  # share of the matched features that belong to a point of the model
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,11 @@ def objections(
         against.append(
             f"one step of the camera is {figures.jump:.0f} times the usual one "
             f"(at most {limits.jump:g})"
+        )
+    if not figures.explained >= limits.explained:
+        against.append(
+            f"the model explains {figures.explained:.0%} of the matched features "
+            f"(needs {limits.explained:.0%})"
         )
     if against:
         against[-1] += f"; {seen}"

@@ -19,7 +19,7 @@ PASSED, STILL, REFUSED, LEFT_OUT = "passed", "still", "refused", "left out"
 NORMAL = 1.959964  # of a two-sided interval of 95 %
 FIGURES = (
     *("motion_median", "motion_pairs", "motion_possible", "motion_features", "frames", "points"),
-    *("track", "reprojection", "view", "angle", "jump", "travel", "behind", "mapper"),
+    *("track", "reprojection", "view", "angle", "jump", "travel", "explained", "behind", "mapper"),
     "frames_given",
 )
 
@@ -135,6 +135,7 @@ def _kinds(row: Row) -> list[str]:
         "rays to": "angle",
         "points (": "points",
         "one step": "jump",
+        "model explains": "explained",
     }
     found = [next((word for key, word in words.items() if key in r), "COLMAP") for r in row.reasons]
     return list(dict.fromkeys(found))

@@ -50,6 +50,7 @@ class FakeColmap:
             kinds=np.array(["CALIBRATED"] * self.pairs),
             places=np.concatenate([here, there], 1).astype(np.float32),
             features=np.full(FRAMES, 200),
+            matched=np.full(FRAMES, 180),
             height=SEEN,
             width=SEEN,
         )

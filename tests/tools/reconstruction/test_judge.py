@@ -19,7 +19,7 @@ SIZE, FRAMES, POINTS = 256, 16, 200
 MOVING = Motion(0.08, 100, 120, 400.0)
 GOOD = ModelFigures(
     frames=16, points=300, track=4.5, reprojection=0.4, view=92.0, angle=8.0, jump=1.5, travel=1.2,
-    behind=0,
+    explained=0.5, behind=0,
 )  # fmt: skip
 
 
@@ -37,9 +37,13 @@ def matches(shifts: list[float], count: int = 30) -> Matches:
         kinds=np.array(["CALIBRATED"] * len(shifts)),
         places=np.concatenate(places).astype(np.float32) if places else np.zeros((0, 4), "f4"),
         features=np.full(len(shifts) + 1, 300),
+        matched=np.full(len(shifts) + 1, 250),
         height=SIZE,
         width=SIZE,
     )
+
+
+MATCHES = matches([0.1] * (FRAMES - 1))
 
 
 def model(step: float = 0.2, noise: float = 0.0) -> Model:
@@ -88,12 +92,13 @@ def test_still_views_are_told_with_their_number() -> None:
 
 
 def test_figures_of_a_model_are_those_of_its_geometry() -> None:
-    figures = measure_model(model())
+    figures = measure_model(model(), MATCHES)
     assert (figures.frames, figures.points, figures.behind) == (FRAMES, POINTS, 0)
     assert figures.track == FRAMES
     assert figures.reprojection < 1e-9
     assert figures.view == pytest.approx(90)
     assert figures.jump == pytest.approx(1)
+    assert figures.explained == pytest.approx(POINTS / 250)
     assert figures.travel == pytest.approx(0.2 * 15 / 5, rel=0.02)
     # a baseline of 3 seen from 5 away: at most 2 atan(1.5 / 5), less from the side
     assert 20 < figures.angle < math.degrees(2 * math.atan(1.5 / 4))
@@ -102,10 +107,10 @@ def test_figures_of_a_model_are_those_of_its_geometry() -> None:
 def test_reprojection_is_the_mean_distance() -> None:
     noisy = model(noise=0.5)
     expected = 0.5 * math.sqrt(math.pi / 2)  # mean length of a normal vector in the plane
-    assert measure_model(noisy).reprojection == pytest.approx(expected, rel=0.05)
+    assert measure_model(noisy, MATCHES).reprojection == pytest.approx(expected, rel=0.05)
     errors = point_errors(noisy)
     assert errors.shape == (POINTS,)
-    assert float(errors.mean()) == pytest.approx(measure_model(noisy).reprojection)
+    assert float(errors.mean()) == pytest.approx(measure_model(noisy, MATCHES).reprojection)
 
 
 def test_a_camera_that_leaps_once_is_seen() -> None:
@@ -113,7 +118,7 @@ def test_a_camera_that_leaps_once_is_seen() -> None:
     poses = made.cameras.world_to_camera.clone()
     poses[8:, 0, 3] -= 6.0
     leapt = replace(made, cameras=replace(made.cameras, world_to_camera=poses))
-    assert measure_model(leapt).jump == pytest.approx(31)
+    assert measure_model(leapt, MATCHES).jump == pytest.approx(31)
 
 
 def test_a_model_without_points_has_figures() -> None:
@@ -124,7 +129,7 @@ def test_a_model_without_points_has_figures() -> None:
         observed_frame=torch.zeros(0, dtype=torch.int64),
         observed_at=torch.zeros(0, 2, dtype=torch.float64),
     )
-    figures = measure_model(empty)
+    figures = measure_model(empty, MATCHES)
     assert (figures.points, figures.track) == (0, 0)
     against = " ".join(objections(figures, MOVING, 16, Limits()))
     for part in ("0 points", "see a point", "pixels off", "rays to a point"):
@@ -146,6 +151,7 @@ def test_a_good_model_is_accepted() -> None:
         ({"view": 10.0}, "field of view 10 degrees"),
         ({"view": 160.0}, "field of view 160 degrees"),
         ({"angle": 1.0}, "rays to a point meet at 1.0 degrees (needs 2)"),
+        ({"explained": 0.04}, "the model explains 4% of the matched features (needs 15%)"),
         ({"jump": 36.0}, "one step of the camera is 36 times the usual one"),
     ],
 )
