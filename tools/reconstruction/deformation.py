@@ -131,7 +131,8 @@ def _new_plane(
     if pair[1] == 3:
         return nn.Parameter(torch.ones(settings.channels, settings.time_resolution, side))
     plane = torch.rand(settings.channels, side, side, generator=generator)
-    return nn.Parameter(0.1 + 0.4 * plane)
+    # About 1, so that the product over planes is too, and the heads learn fast from zero.
+    return nn.Parameter(0.5 + plane)
 
 
 def _head(width: int, name: str) -> nn.Sequential:

@@ -29,15 +29,19 @@ Scene = Literal["auto", "rigid", "dynamic"]
 
 @dataclass
 class Rates:
-    """Learning rates of Adam; pairs fall exponentially over a stage, from the first to the last."""
+    """Learning rates of Adam; pairs fall exponentially over a stage, from the first to the last.
 
-    positions: float = 1.6e-4  # scene extents
-    positions_end: float = 1.6e-6
-    log_scales: float = 5e-3
+    Higher than published (positions 1.6e-4, scales 5e-3, harmonics 2.5e-3 and 1.25e-4), because
+    hundreds of steps have to do on a CPU what thousands do there.
+    """
+
+    positions: float = 1e-3  # scene extents
+    positions_end: float = 1e-5
+    log_scales: float = 1e-2
     rotations: float = 1e-3
     opacity_logits: float = 0.05
-    base: float = 2.5e-3  # harmonic of degree 0
-    detail: float = 1.25e-4  # the others
+    base: float = 5e-3  # harmonic of degree 0
+    detail: float = 5e-4  # the others
     network: float = 1.6e-3  # of the deformation
     network_end: float = 1.6e-5
     planes: float = 1.6e-2
@@ -49,7 +53,7 @@ class Weights:
     """Weights of the losses beside that of colour, which has 1."""
 
     structure: float = 0.2  # (1 - SSIM) / 2, the colour then has 1 less this
-    depth: float = 0.1  # inverse depth in units of the median
+    depth: float = 0.5  # inverse depth in units of the median
     pattern: float = 0.01  # 1 - correlation, for depth without a unit
     roughness: float = 1e-3  # of the deformation in time
     variation: float = 0.03  # of the picture where no frame sees, for one camera

@@ -48,9 +48,9 @@ def ssim_map(first: Tensor, second: Tensor) -> Tensor:
 
 
 def structure_error(colour: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """(1 - SSIM) / 2: 0 for equal pictures, at most 1. What does not count is taken as equal."""
-    colour = torch.where(mask[..., None], colour, target)
-    return masked_mean((1 - ssim_map(colour, target)) / 2, mask)
+    """(1 - SSIM) / 2: 0 for equal pictures, at most 1. What does not count is black in both."""
+    seen = mask[..., None]
+    return masked_mean((1 - ssim_map(colour * seen, target * seen)) / 2, mask)
 
 
 def inverse_depth_error(
