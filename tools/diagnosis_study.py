@@ -97,6 +97,7 @@ class Plan:
             "data.test_list=test.csv",
             f"data.unlabelled_fps={self.rate:.6g}",
             "keep_weights=false",
+            "report=false",
             *self.settings,
             *more,
         ]

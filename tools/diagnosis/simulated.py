@@ -13,7 +13,6 @@ import numpy as np
 from datasets.labelled import open_video
 from datasets.parallel import in_processes
 from datasets.simulator import FRAME_RATE, simulate_clip
-from datasets.simulator_styles import build_setting
 from datasets.video_io import write_video
 from tools.training.files import whole_file
 
@@ -28,6 +27,7 @@ class Recipe:
 
     path: Path
     seed: int
+    lesion: bool
     frames: int
     size: int
     interval: int
@@ -36,9 +36,17 @@ class Recipe:
 def plan(
     folder: Path, clips: int, first_seed: int, frames: int, size: int, interval: int
 ) -> list[Recipe]:
-    """The clips of a set: their seeds follow each other from `first_seed` on."""
+    """The clips of a set: their seeds follow each other from `first_seed` on, every second organ
+    bears a polyp."""
     return [
-        Recipe(folder / f"{number:05d}.mp4", first_seed + number, frames, size, interval)
+        Recipe(
+            folder / f"{number:05d}.mp4",
+            first_seed + number,
+            number % 2 == 1,
+            frames,
+            size,
+            interval,
+        )
         for number in range(clips)
     ]
 
@@ -46,11 +54,6 @@ def plan(
 def clip_rate(interval: int) -> float:
     """Frames per second of the scene in such a clip."""
     return FRAME_RATE / interval
-
-
-def label_of(recipe: Recipe) -> int:
-    """1 where the organ bears a polyp, which its seed decides evenly."""
-    return int(build_setting(recipe.seed, "col", None).lesion)
 
 
 def make_clips(recipes: Sequence[Recipe], workers: int) -> Iterator[Recipe]:
@@ -71,7 +74,7 @@ def write_list(path: Path, recipes: Sequence[Recipe]) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("name", "label"))
     for recipe in recipes:
-        table.writerow((recipe.path.relative_to(path.parent).as_posix(), label_of(recipe)))
+        table.writerow((recipe.path.relative_to(path.parent).as_posix(), int(recipe.lesion)))
     with whole_file(path) as file:
         file.write(text.getvalue().encode())
 
@@ -102,6 +105,7 @@ def _make_clip(recipe: Recipe) -> Recipe:
         style="col",
         frames=recipe.frames,
         size=recipe.size,
+        lesion=recipe.lesion,
         motion=float(recipe.interval),
     )
     write_video(recipe.path, clip.video, clip_rate(recipe.interval))
