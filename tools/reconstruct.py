@@ -37,6 +37,7 @@ from datasets.sources import Source
 from datasets.video_io import write_video
 from tools.reconstruction.frames import read_clip, scenes_in
 from tools.reconstruction.judge import Verdict
+from tools.reconstruction.rasterise import choose_backend
 from tools.reconstruction.scene import Outcome, reconstruct
 from tools.reconstruction.settings import Reconstruction
 from tools.reconstruction.table import lines_of, write_table
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
     video, settings = read_settings(given)
     device = choose_device(settings.device)
+    check_backend(settings, device)
     output: Path = given.output
     with naming(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -209,6 +211,17 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def check_backend(settings: Reconstruction, device: torch.device) -> None:
+    """Refuse a rasteriser that cannot run here, before anything else is done.
+
+    Raises:  ValueError in one line with the reason
+    """
+    if settings.fit.backend == "gsplat":
+        chosen, reason = choose_backend(device)
+        if chosen != "gsplat":
+            raise ValueError(f"fit.backend=gsplat cannot run here: {reason}; use --backend torch")
 
 
 def say(text: str) -> None:

@@ -126,8 +126,9 @@ def network_depth(
         try:
             with torch.inference_mode():
                 found = network((image - mean) / deviation)
-            found = found.float().reshape(1, 1, *found.shape[-2:])
-        except (RuntimeError, AttributeError) as error:
+            tall, wide = found.shape[-2:]
+            found = found.float().reshape(1, 1, tall, wide)
+        except (RuntimeError, AttributeError, ValueError) as error:
             reason = " ".join(str(error).split())[-160:]
             raise ValueError(
                 f"the depth network does not map (1, 3, {size[0]}, {size[1]}) to one map: {reason}"
@@ -157,10 +158,13 @@ def with_free_unit(inverse: Depths, masks: Mask, has_zero: bool) -> Depths:
     return np.where(use, depth, 0).astype(np.float32)
 
 
-def to_points(inverse: Depths, cameras: Cameras, points: Tensor, masks: Mask) -> Depths:
+def to_points(
+    inverse: Depths, cameras: Cameras, points: Tensor, masks: Mask, has_zero: bool = False
+) -> Depths:
     """Depth maps in the unit of the cameras; frames with too few points take the clip's fit.
 
     Inputs:  cameras of every frame at the size of the maps; points (N, 3)
+             has_zero: inverse depth 0 means infinitely far, so there is a scale but no shift
     Raises:  ValueError where no frame sees enough points
     """
     samples = [_samples(inverse[k], cameras, k, points, masks[k]) for k in range(len(cameras))]
@@ -171,12 +175,13 @@ def to_points(inverse: Depths, cameras: Cameras, points: Tensor, masks: Mask) ->
             f"only {len(all_wanted)} points of the cameras fall on known depth; {FEWEST} are "
             f"needed to bring it to their unit"
         )
-    usual = robust_line(all_relative, all_wanted)
+    line = scale_alone if has_zero else robust_line
+    usual = line(all_relative, all_wanted)
     # Beyond four times what the points span lies nothing that the fit could know.
     farthest, nearest = (float(each) for each in np.percentile(all_wanted, [1, 99]) * (0.25, 4))
     depths = []
     for values, (relative, wanted), mask in zip(inverse, samples, masks, strict=True):
-        a, b = robust_line(relative, wanted) if len(relative) >= FEWEST else usual
+        a, b = line(relative, wanted) if len(relative) >= FEWEST else usual
         if a <= 0:
             a, b = usual
         aligned = np.clip(a * values + b, farthest, nearest)
@@ -213,6 +218,11 @@ def robust_line(
         a = float((weight * (relative - mean_r) * (wanted - mean_w)).sum()) / variance
         b = float(mean_w - a * mean_r)
     return a, b
+
+
+def scale_alone(relative: NDArray[np.float64], wanted: NDArray[np.float64]) -> tuple[float, float]:
+    """a, 0 of wanted = a relative, by the median of ratios."""
+    return float(np.median(wanted / np.maximum(relative, 1e-9))), 0.0
 
 
 def _samples(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -86,12 +86,15 @@ def measure_poses(cameras: Cameras, truth: Truth, link: Bridge | None) -> Number
 def measure_novel(
     scene: Renders,
     frames: Frames,
+    cameras: Cameras,
     truth: Truth,
     link: Bridge | None,
     distance: float,
     perceptual: PerceptualDistance | None,
 ) -> tuple[Numbers, Film, NDArray[np.uint8]] | None:
     """Views from places where no camera was, against what the simulator sees from there.
+
+    The scene is seen through the lens that was found or assumed, as all of it was made by that.
 
     Inputs:  distance, in median depths of the truth
     Output:  the numbers, what the scene shows, and the truth (F, h, w, 3); None where only files
@@ -104,7 +107,10 @@ def measure_novel(
     path = novel_path([known.camera(k) for k in range(len(known))], distance * middle)
     pictures, depths, mask = truth.view(path, [frames.clip.numbers[k] for k in known.numbers])
     height, width = frames.size
-    through = [link.to_found(camera).resized(height, width) for camera in path]
+    lens = cameras.intrinsics
+    through = [
+        replace(link.to_found(camera).resized(height, width), intrinsics=lens) for camera in path
+    ]
     times = frames.clip.times[list(known.numbers)]
     seen = film(scene, through, times.tolist())
     wanted, masks = _small(pictures, mask, height, width)

@@ -34,7 +34,8 @@ class Memory:
         self.seconds: dict[str, float] = {}  # of the stages, earlier runs included
         plain = {"format": FORMAT, "frames": pixels, "settings": to_plain(settings)}
         path = folder / SETTINGS
-        if path.is_file():
+        # What stopped before it had cameras left nothing that a corrected command could mix with.
+        if path.is_file() and any((folder / name).is_file() for name in (CAMERAS, FIT)):
             self._compare(path, plain)
         remove_partial_files(folder)
         with whole_file(path) as file:

@@ -30,6 +30,7 @@ from tools.reconstruction.find_cameras import CameraOptions, Found, find_cameras
 from tools.reconstruction.frames import Clip, Pictures, fitted_size, resized
 from tools.reconstruction.judge import Verdict
 from tools.reconstruction.masks import automatic_masks, read_user_masks
+from tools.reconstruction.point_files import read_points
 from tools.reconstruction.rendering import every_camera
 from tools.reconstruction.settings import Reconstruction
 from tools.reconstruction.truth import Truth, of_clip
@@ -103,7 +104,26 @@ def prepare_cameras(frames: Frames, settings: Reconstruction, truth: Truth, fold
         time_limit=wanted.time_limit,
     )
     pictures = torch.from_numpy(clip.pictures)
-    return find_cameras(pictures, torch.from_numpy(frames.whole_masks), options, folder)
+    found = find_cameras(pictures, torch.from_numpy(frames.whole_masks), options, folder)
+    return without_a_thread(found) if wanted.source == "auto" else found
+
+
+def without_a_thread(found: Found) -> Found:
+    """Refuse one fixed camera for a clip of which no two frames could be matched.
+
+    A camera that stands still shows much the same in every frame. Where nothing is common to any
+    two, the frames are of unrelated scenes, or too smooth to tell: a fit would be their mean.
+    """
+    verdict = found.verdict
+    if verdict.kind != "fixed" or verdict.figures.get("motion_pairs") != 0:
+        return found
+    advice = (
+        "No two frames have anything in common, so that a fixed camera is not assumed either. "
+        "Options: --cameras fixed to insist on it, frames closer in time (frames.start, "
+        "frames.stop), larger frames"
+    )
+    refused = Verdict(False, "refused", verdict.figures, verdict.reasons, advice)
+    return Found(None, found.points, refused)
 
 
 def prepare_depth(
@@ -152,14 +172,14 @@ def _given(clip: Clip, settings: Reconstruction, truth: Truth) -> Found:
                 "cameras.source=given needs a file of cameras: --poses FILE (COLMAP text, TUM, "
                 "transforms.json, the simulator's truth)"
             )
-        cameras = truth.cameras
+        cameras, points = truth.cameras, no_points()
     else:
         height, width = clip.pictures.shape[1:3]
         lens = settings.cameras.field_of_view
         every = read_cameras(Path(settings.cameras.poses), clip.length, height, width, lens)
-        cameras = of_clip(every, clip)
+        cameras, points = of_clip(every, clip), read_points(Path(settings.cameras.poses))
     figures = {"frames": len(cameras), "view": cameras.field_of_view}
-    return Found(cameras, no_points(), Verdict(True, "given", figures, ("cameras were given",)))
+    return Found(cameras, points, Verdict(True, "given", figures, ("cameras were given",)))
 
 
 def _given_depth(
@@ -197,8 +217,10 @@ def _guessed_depth(
         kind, source = "model", "of a network"
         inverse = network_depth(network, frames.pictures, frames.masks, device, side)
     if len(points):
-        aligned = to_points(inverse, cameras, points, frames.masks)
-        return DepthMaps(aligned, kind, f"{source}, scale and shift of each frame from the points")
+        has_zero = kind == "shading"
+        aligned = to_points(inverse, cameras, points, frames.masks, has_zero)
+        fitted = "scale" if has_zero else "scale and shift"
+        return DepthMaps(aligned, kind, f"{source}, {fitted} of each frame from the points")
     if cameras.source != "fixed":
         raise ValueError(
             f"depth.source={settings.depth.source} knows no unit, and given cameras bring no "

@@ -111,7 +111,7 @@ def _films(folder: Path, story: Story, metrics: Mapping[str, Any]) -> list[str]:
         "From elsewhere",
         f"The same path, each camera moved by up to {distance:.0%} of the median depth. Nothing "
         f"was fitted to these views, so holes and smears show what the clip did not tell.",
-        _film(folder / "novel.mp4"),
+        _film(folder / "novel.mp4", 720),
     )
     parts = [before, aside]
     if (folder / "novel_truth.mp4").is_file():
@@ -119,7 +119,7 @@ def _films(folder: Path, story: Story, metrics: Mapping[str, Any]) -> list[str]:
             section(
                 "From elsewhere, against the truth",
                 "The simulator seen from places where no camera was, and the scene from there.",
-                _film(folder / "novel_truth.mp4"),
+                _film(folder / "novel_truth.mp4", 720),
             )
         )
     sheet = picture(folder / "contact_sheet.png", "frames of the input and of the scene")
@@ -131,7 +131,7 @@ def _films(folder: Path, story: Story, metrics: Mapping[str, Any]) -> list[str]:
 
 def _film(path: Path, width: int = 0) -> str:
     """A running video as wide as the page, or at most `width` pixels."""
-    style = f"max-width: {width}px" if width else "width: 100%"
+    style = f"width: min(100%, {width}px)" if width else "width: 100%"
     return (
         f'<div class="card"><video src="{embedded(path)}" title="{escape(path.stem)}" '
         f'style="{style}; display: block; margin: 0 auto" autoplay loop muted playsinline '

@@ -92,7 +92,7 @@ def write_results(
     novel = film(fit, novel_path(path, aside), times)
     link = link_to_truth(cameras, rendered, frames, story.truth)
     beside_truth = measure_novel(
-        fit, frames, story.truth, link, story.settings.output.novel_distance, perceptual
+        fit, frames, cameras, story.truth, link, story.settings.output.novel_distance, perceptual
     )
     metrics = _frame_of_numbers(story) | {
         "scene": fit.scene,
@@ -112,7 +112,8 @@ def write_results(
     points = story.found.points
     write_colmap(folder / "sparse", cameras, points.positions, points.colours, points.errors)
     write_scene(folder / "scene.ply", fit.gaussians())
-    write_films(folder, story, rendered, novel, beside_truth and beside_truth[1:])
+    factor = link.scale if link is not None else 1.0
+    write_films(folder, story, rendered, novel, factor, beside_truth and beside_truth[1:])
     story.seconds["results"] = time.perf_counter() - begin
     metrics["seconds"] = {name: round(value, 2) for name, value in story.seconds.items()}
     write_json(folder / METRICS, metrics)
@@ -125,9 +126,13 @@ def write_films(
     story: Story,
     rendered: Film,
     novel: Film,
+    factor: float,
     beside_truth: tuple[Film, NDArray[np.uint8]] | None,
 ) -> None:
-    """Videos, depth as pictures and numbers, and the sheet of frames."""
+    """Videos, depth as pictures and numbers, and the sheet of frames.
+
+    Inputs:  factor from the unit of the scene to that of the truth: both depths have one colour
+    """
     clip, frames = story.clip, story.frames
     low, high = plot.depth_range(rendered.depths, frames.masks)
 
@@ -144,8 +149,7 @@ def write_films(
     columns = {"input": given, "rendered": seen, "depth": shades}
     if story.truth.depths is not None:
         real = resized_depth(story.truth.depths, *frames.size)
-        ends = plot.depth_range(real, frames.masks)
-        columns["true depth"] = plot.enlarged(plot.coloured_depth(real, *ends))
+        columns["true depth"] = coloured(real / np.float32(factor))
     video("side_by_side", plot.side_by_side(columns))
     aside = {"aside": plot.enlarged(novel.pictures), "depth aside": coloured(novel.depths)}
     video("novel", plot.side_by_side(aside))

@@ -73,7 +73,7 @@ def reconstruct(
         memory.keep_cameras(found, time.perf_counter() - begin)
     say(
         f"cameras: {found.verdict.kind}"
-        + (f" ({found.verdict.text})" if found.verdict.text else "")
+        + (f" ({found.verdict.text})" if found.verdict.text and found.cameras else "")
     )
     story = Story(clip, frames, truth, settings, found, memory.seconds)
     if found.cameras is None:

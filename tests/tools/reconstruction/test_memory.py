@@ -46,9 +46,11 @@ def test_a_refusal_is_remembered(tmp_path: Path) -> None:
 
 
 def test_other_settings_or_frames_are_refused(tmp_path: Path) -> None:
-    Memory(tmp_path, Reconstruction(), "pixels")
     other = Reconstruction()
     other.frames.size = 64
+    Memory(tmp_path, other, "pixels")
+    first = Memory(tmp_path, Reconstruction(), "pixels")  # nothing was found yet
+    first.keep_cameras(Found(None, no_points(), Verdict(False, "refused")), 0.0)
     with pytest.raises(ValueError, match=r"frames\.size 0 -> 64.*another --output"):
         Memory(tmp_path, other, "pixels")
     with pytest.raises(ValueError, match="other frames"):
@@ -60,7 +62,8 @@ def test_other_settings_or_frames_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["settings.json", "cameras.pt", "fit.pt"])
 def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
-    Memory(tmp_path, Reconstruction(), "pixels")
+    first = Memory(tmp_path, Reconstruction(), "pixels")
+    first.keep_cameras(Found(None, no_points(), Verdict(False, "refused")), 0.0)
     (tmp_path / name).write_bytes(b"PK broken")
 
     def read() -> None:
