@@ -11,6 +11,7 @@ last layers begin at zero, so a new field leaves the scene as it is.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -21,6 +22,7 @@ from torch.nn import functional
 from tools.reconstruction.gaussians import Gaussians
 
 PAIRS = tuple(combinations(range(4), 2))  # of x, y, z, t; t is 3
+SWING = 0.5  # of the features in time at the start
 OUTPUTS = {"positions": 3, "log_scales": 3, "rotations": 4, "opacity_logits": 1}
 
 
@@ -129,7 +131,12 @@ def _new_plane(
     """(C, rows, columns): the first axis of the pair along the columns, time along the rows."""
     side = settings.resolution * multiplier
     if pair[1] == 3:
-        return nn.Parameter(torch.ones(settings.channels, settings.time_resolution, side))
+        # Slow waves: were the features the same at all times, heads that begin at zero would have
+        # no reason to leave it, because motion to and fro pulls them both ways equally.
+        time = torch.linspace(-1, 1, settings.time_resolution)[:, None]
+        speed, phase = torch.rand(2, settings.channels, 1, 1, generator=generator)
+        waves = torch.sin(math.pi * (2 * speed * time + 2 * phase))
+        return nn.Parameter((1 + SWING * waves).repeat(1, 1, side))
     plane = torch.rand(settings.channels, side, side, generator=generator)
     # About 1, so that the product over planes is too, and the heads learn fast from zero.
     return nn.Parameter(0.5 + plane)

@@ -31,8 +31,9 @@ Scene = Literal["auto", "rigid", "dynamic"]
 class Rates:
     """Learning rates of Adam; pairs fall exponentially over a stage, from the first to the last.
 
-    Higher than published (positions 1.6e-4, scales 5e-3, harmonics 2.5e-3 and 1.25e-4), because
-    hundreds of steps have to do on a CPU what thousands do there.
+    Higher than published (positions 1.6e-4, scales 5e-3, harmonics 2.5e-3 and 1.25e-4, network
+    1.6e-3), because hundreds of steps have to do on a CPU what thousands do
+    there.
     """
 
     positions: float = 1e-3  # scene extents
@@ -42,10 +43,10 @@ class Rates:
     opacity_logits: float = 0.05
     base: float = 5e-3  # harmonic of degree 0
     detail: float = 5e-4  # the others
-    network: float = 1.6e-3  # of the deformation
-    network_end: float = 1.6e-5
-    planes: float = 1.6e-2
-    planes_end: float = 1.6e-4
+    network: float = 1e-2  # of the deformation
+    network_end: float = 1e-3
+    planes: float = 2e-2
+    planes_end: float = 2e-3
 
 
 @dataclass
