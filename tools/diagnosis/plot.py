@@ -78,7 +78,7 @@ def _draw_pseudo(axes: Axes, summaries: Sequence[Summary]) -> None:
         axes.legend(fontsize=7, frameon=False)
     else:
         axes.text(0.5, 0.5, "no unlabelled videos", transform=axes.transAxes, ha="center")
-    _finish(axes, "pseudo-labels used (full), of these right (dashed, where known), percent")
+    _finish(axes, "pseudo-labels used (full), of these right (dashed), percent")
 
 
 def _mean_curve(summary: Summary, name: str) -> tuple[list[float], list[float]]:

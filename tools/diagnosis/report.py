@@ -27,6 +27,9 @@ LEAD = (
     "rough: read the intervals."
 )
 
+SHORT = {"average precision": "AP", "balanced accuracy": "bal. acc.", " - supervised": " diff."}
+NO_BREAK = "\u00a0"
+
 
 def write_report(
     folder: Path,
@@ -88,20 +91,29 @@ def _page(
     parts = [
         heading(title, LEAD, _facts(summaries)),
         *(stamp(text) for text in told),
-        section("Scores", "Percent.", table(main_table(summaries), header=True)),
+        section("Scores", "Percent.", _table(main_table(summaries))),
         section("", "", picture(plot, "scores of all rows")),
         section(
             "How sure is it?",
             "Intervals, and differences to training on the labelled videos alone.",
-            table(interval_table(summaries), header=True),
+            _table(interval_table(summaries)),
         ),
-        section("Mistakes, pseudo-labels, time", "", table(detail_table(summaries), header=True)),
+        section("Mistakes, pseudo-labels, time", "", _table(detail_table(summaries))),
         *(section(name, "", picture(path, name)) for name, path in pictures),
         section("Notes", "", items([*notes(summaries), *further])),
     ]
     if command:
         parts.append(section("Made by", "", code(command)))
     return page(title, parts)
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    """A table of the page: values do not break, headings are short."""
+    head, *body = lines
+    for long, short in SHORT.items():
+        head = [name.replace(long, short) for name in head]
+    unbroken = [[name, *(cell.replace(" ", NO_BREAK) for cell in cells)] for name, *cells in body]
+    return table([head, *unbroken], header=True)
 
 
 def _facts(summaries: Sequence[Summary]) -> dict[str, str]:
