@@ -126,7 +126,7 @@ def window(
     data = config.data
     count = reader.count(path)
     if data.window == "published":
-        return published_window(count, data.frames, file_rate(reader, path, data.fps), draw)
+        return published_window(count, data.frames, file_rate(reader, path, fps), draw)
     return train_window(count, data.frames, scene_span(config, reader, path, fps), draw)
 
 
