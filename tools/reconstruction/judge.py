@@ -33,7 +33,7 @@ class Limits:
     frames: int = 8
     points: int = 100
     track: float = 3.0  # mean number of frames that see a point
-    reprojection: float = 0.7  # pixels at the size that COLMAP saw
+    reprojection: float = 0.75  # pixels at the size that COLMAP saw
     view: tuple[float, float] = (40.0, 150.0)  # degrees, when it was free
     angle: float = 2.0  # degrees, median over points of the widest angle between their rays
     jump: float = 10.0  # longest step of the camera over the median step

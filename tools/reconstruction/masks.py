@@ -1,4 +1,4 @@
-"""Which pixels of a clip may be used: no black border, no highlights, nothing the user hides."""
+"""Which pixels of a clip may be used: no border, writing or highlights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from datasets.sources import natural_order
 
 DARK = 24  # of 255: brightest value that a pixel of the border reaches, noise of codecs included
 GLARE = 235  # of 255: all three channels at or above this are a reflection of the light
+EDGE = 12  # of 255 a pixel: an edge as strong as that of writing
+STAYING = 0.3  # share of the texture; where more stays, the whole scene does
 SEARCHED = 160  # pixels of the long side where the border is searched
 
 _pool = torch.nn.functional.max_pool2d
 
 
 def automatic_masks(frames: Tensor) -> Tensor:
-    """Usable pixels (F, H, W) bool of frames (F, H, W, 3) uint8: picture without highlights."""
-    return border_mask(frames)[None] & ~highlights(frames)
+    """Usable pixels (F, H, W) bool of frames (F, H, W, 3) uint8: tissue without highlights."""
+    return (border_mask(frames) & ~overlay(frames))[None] & ~highlights(frames)
 
 
 def border_mask(frames: Tensor) -> Tensor:
@@ -51,6 +53,26 @@ def highlights(frames: Tensor) -> Tensor:
     bright = frames.amin(3) >= GLARE
     rim = max(1, round(max(frames.shape[1:3]) / 100))
     return torch.stack([_dilated(frame, rim) for frame in bright])
+
+
+def overlay(frames: Tensor) -> Tensor:
+    """Writing laid over the picture (H, W) bool: edges that stay where all others move.
+
+    Its matches would say that the camera stands still. Where most edges stay, the scene itself
+    does, and nothing is taken for writing.
+    """
+    grey = frames.float().mean(3)
+    down = (grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]).abs()
+    right = (grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]).abs()
+    edges = torch.maximum(down, right) / 2
+    least, usual = edges.amin(0), edges.mean(0)
+    staying = least >= usual / 2
+    textured = usual >= EDGE / 4
+    found = torch.zeros(frames.shape[1:3], dtype=torch.bool)
+    if (staying & textured).sum() > STAYING * textured.sum():
+        return found
+    found[1:-1, 1:-1] = staying & (least >= EDGE)
+    return _dilated(found, max(2, round(max(found.shape) / 60)))
 
 
 def read_user_masks(place: Path, frames: int, height: int, width: int) -> Tensor:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from datasets.image_io import write_image
 from datasets.simulator import simulate_clip
-from tools.reconstruction.masks import automatic_masks, border_mask, highlights, read_user_masks
+from tools.reconstruction.masks import (
+    automatic_masks,
+    border_mask,
+    highlights,
+    overlay,
+    read_user_masks,
+)
 
 
 def octagon(size: int = 64, cut: int = 20) -> Tensor:
@@ -71,6 +77,31 @@ def test_highlights_are_white_not_red() -> None:
     assert int(found[0].sum()) == 9
     assert not found[1].any()
     assert not automatic_masks(video)[0, 10, 10]
+
+
+def drifting(speed: int) -> Tensor:
+    """A soft texture that moves by some pixels a frame: (8, 64, 64, 3) uint8."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 16, 32, generator=generator)
+    texture = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")[0]
+    frames = [texture[:, :, speed * k : speed * k + 64] for k in range(8)]
+    return (torch.stack(frames) * 200).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def test_writing_over_a_moving_picture_is_left_out() -> None:
+    moving = drifting(6)
+    assert not overlay(moving).any()
+    moving[:, 10:14, 40:60:2] = 250
+    found = overlay(moving)
+    assert found[10:14, 40:60].all()
+    assert int(found.sum()) < 400
+    assert not automatic_masks(moving)[:, 11, 45].any()
+
+
+def test_a_still_scene_is_no_writing() -> None:
+    still = drifting(0)
+    still[:, 10:14, 40:60:2] = 250
+    assert not overlay(still).any()
 
 
 def test_black_frames_leave_nothing() -> None:
