@@ -114,7 +114,7 @@ def measure_novel(
     times = frames.clip.times[list(known.numbers)]
     seen = film(scene, through, times.tolist())
     wanted, masks = _small(pictures, mask, height, width)
-    # What lies beyond everything that the frames showed cannot be known: it is counted apart.
+    # Past the edges of what the frames showed nothing can be known: it is counted apart.
     covered = masks & (seen.opacities > SEEN)
     real = wanted.astype(np.float32) / np.float32(255)
     numbers = {

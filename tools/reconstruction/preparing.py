@@ -126,6 +126,21 @@ def without_a_thread(found: Found) -> Found:
     return Found(None, found.points, refused)
 
 
+def check_depth(clip: Clip, settings: Reconstruction, truth: Truth) -> None:
+    """Refuse a source of depth that cannot work before the long search for cameras.
+
+    Raises:  FileNotFoundError, ValueError in one line
+    """
+    name = settings.depth.source
+    if name == "truth":
+        if truth.depths is None:
+            raise ValueError("depth.source=truth needs a simulated clip (--simulate SEED)")
+    elif Path(name).suffix.lower() in NETWORKS:
+        load_network(Path(name))
+    elif name not in ("none", "shading"):
+        read_given(Path(name), clip.numbers, clip.length)
+
+
 def prepare_depth(
     frames: Frames,
     found: Found,
@@ -185,9 +200,7 @@ def _given(clip: Clip, settings: Reconstruction, truth: Truth) -> Found:
 def _given_depth(
     frames: Frames, cameras: Cameras, points: Tensor, name: str, truth: Truth
 ) -> DepthMaps:
-    if name == "truth":
-        if truth.depths is None:
-            raise ValueError("depth.source=truth needs a simulated clip (--simulate SEED)")
+    if name == "truth" and truth.depths is not None:
         depths = truth.depths
     else:
         depths = read_given(Path(name), frames.clip.numbers, frames.clip.length)

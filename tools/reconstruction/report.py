@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.reconstruction.judge import Limits
 from tools.reporting.media import embedded
 from tools.reporting.page import (
     charts,
@@ -36,24 +37,33 @@ MEANING = {
     "Depth then comes from the depth source alone, not from parallax.",
     "refused": "No camera path can be trusted, so no scene was made.",
 }
+LIMITS = Limits()
 # figure -> what it says, and the limit that it is held against
 FIGURES = {
-    "motion_median": ("motion of verified matches, share of the width", "0.03 or more"),
+    "motion_median": (
+        "motion of verified matches, share of the width",
+        f"{LIMITS.motion:g} or more",
+    ),
     "motion_pairs": ("verified pairs of frames", ""),
+    "motion_possible": ("pairs of frames", ""),
+    "explained": ("matched features that belong to a point", f"{LIMITS.explained:.0%} or more"),
     "motion_features": ("features in a frame", ""),
-    "frames": ("frames with a pose", "80%, at least 8"),
-    "points": ("points", "100 or more"),
-    "track": ("frames that see a point", "3 or more"),
-    "reprojection": ("distance of points from where they were seen, pixels", "0.7 or less"),
-    "view": ("field of view, degrees", "40 to 150"),
-    "angle": ("angle at which rays meet, degrees", "2 or more"),
-    "jump": ("longest step over median step of the camera", ""),
+    "frames": ("frames with a pose", f"{LIMITS.frames_share:.0%}, at least {LIMITS.frames}"),
+    "points": ("points", f"{LIMITS.points} or more"),
+    "track": ("frames that see a point", f"{LIMITS.track:g} or more"),
+    "reprojection": (
+        "points off from where they were seen, pixels",
+        f"{LIMITS.reprojection:g} or less",
+    ),
+    "view": ("field of view, degrees", f"{LIMITS.view[0]:g} to {LIMITS.view[1]:g}"),
+    "angle": ("angle at which rays meet, degrees", f"{LIMITS.angle:g} or more"),
+    "jump": ("longest step over median step of the camera", f"{LIMITS.jump:g} or less"),
     "travel": ("path of the camera, in median depths", ""),
     "behind": ("points behind a camera that saw them", ""),
     "mapper": ("mapper of COLMAP", ""),
     "models": ("frames of COLMAP's models", ""),
 }
-LINES = 400  # points of a curve of the fit
+LINES = 100  # points of a curve of the fit
 
 
 def write_report(folder: Path, story: Story, metrics: Mapping[str, Any]) -> None:
@@ -134,8 +144,8 @@ def _film(path: Path, width: int = 0) -> str:
     style = f"width: min(100%, {width}px)" if width else "width: 100%"
     return (
         f'<div class="card"><video src="{embedded(path)}" title="{escape(path.stem)}" '
-        f'style="{style}; display: block; margin: 0 auto" autoplay loop muted playsinline '
-        f"controls></video></div>\n"
+        f'style="{style}; display: block; margin: 0 auto" autoplay loop muted playsinline>'
+        f"</video></div>\n"
     )
 
 
@@ -149,7 +159,7 @@ def _quality(metrics: Mapping[str, Any]) -> str:
         rows.append(("views from elsewhere, against truth", *_scores(novel["all"])))
     if novel and novel["covered"]:
         share = f"; {novel['covered_share']:.0%} of the pixels"
-        rows.append(("of them what some frame showed", *_scores(novel["covered"], share)))
+        rows.append(("of them where the scene is solid", *_scores(novel["covered"], share)))
     parts = [table(rows, header=True)]
     truths = [*_depth_rows(metrics), *_pose_rows(metrics.get("pose_error"))]
     if truths:
@@ -207,9 +217,10 @@ def _judge(verdict: Mapping[str, Any], asked: bool) -> str:
     for name, value in figures.items():
         title, limit = FIGURES.get(name, (name.replace("_", " "), ""))
         rows.append((title, _figure(value), limit))
-    text = " ".join((*verdict["reasons"], verdict["advice"])).strip()
-    if text:
-        text = text[0].upper() + text[1:]
+    text = ""
+    if verdict["kind"] != "refused":  # whose reasons stand at the top
+        sentences = [f"{reason[:1].upper()}{reason[1:]}." for reason in verdict["reasons"]]
+        text = " ".join([*sentences, verdict["advice"]])
     if not asked:
         text = f"The judge was off: COLMAP's model was kept whatever its figures. {text}"
     return section("The judge", text, table(rows, header=True) if figures else "")

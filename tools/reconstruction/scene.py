@@ -21,6 +21,7 @@ from tools.reconstruction.judge import Verdict
 from tools.reconstruction.memory import Memory
 from tools.reconstruction.preparing import (
     Frames,
+    check_depth,
     fingerprint,
     prepare_cameras,
     prepare_depth,
@@ -63,6 +64,7 @@ def reconstruct(
     Raises:  FileNotFoundError, ValueError in one line for what cannot work
     """
     frames = prepare_frames(clip, settings, device)
+    check_depth(clip, settings, truth)
     perceptual = perceptual_distance(settings.quality.lpips, min(frames.size))
     memory = Memory(folder, settings, fingerprint(frames))
     found = memory.cameras()
