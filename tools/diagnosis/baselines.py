@@ -110,10 +110,10 @@ def _logistic(train: Sequence[Tensor], classes: Integers, test: Sequence[Tensor]
         search.zero_grad()
         fit = F.binary_cross_entropy_with_logits(x @ weights + offset, y)
         value = fit + DECAY * weights.square().sum() / 2
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    search.step(loss)  # type: ignore[no-untyped-call,arg-type]
+    search.step(loss)
     with torch.no_grad():
         return (others @ weights + offset).sigmoid().numpy()
 
