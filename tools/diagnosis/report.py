@@ -27,7 +27,13 @@ LEAD = (
     "rough: read the intervals."
 )
 
-SHORT = {"average precision": "AP", "balanced accuracy": "bal. acc.", " - supervised": " diff."}
+SHORT = {
+    "average precision": "AP",
+    "balanced accuracy": "bal. acc.",
+    " - supervised": " diff.",
+    "pseudo-labels used": "pseudo",
+    "of these": "",
+}
 NO_BREAK = "\u00a0"
 
 
