@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import combinations
 
 import torch
@@ -58,6 +59,10 @@ class Deformation(nn.Module):
         generator: draws the start.
     """
 
+    middle: Tensor
+    reach: Tensor
+    unit: Tensor
+
     def __init__(
         self,
         settings: DeformationSettings,
@@ -70,12 +75,13 @@ class Deformation(nn.Module):
         self.register_buffer("middle", ((low + high) / 2).float())
         self.register_buffer("reach", ((high - low) / 2).clamp(min=1e-6).float())
         self.register_buffer("unit", torch.tensor(float(unit)))
+        self.levels = len(settings.multipliers)
         self.planes = nn.ParameterList()
         for multiplier in settings.multipliers:
             for pair in PAIRS:
                 self.planes.append(_new_plane(settings, multiplier, pair, generator))
         outputs = [name for name in OUTPUTS if settings.opacity or name != "opacity_logits"]
-        features = settings.channels * len(settings.multipliers)
+        features = settings.channels * self.levels
         self.trunk = nn.Linear(features, settings.width)
         self.heads = nn.ModuleDict({name: _head(settings.width, name) for name in outputs})
         for layer in self.modules():
@@ -83,23 +89,27 @@ class Deformation(nn.Module):
                 nn.init.xavier_uniform_(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
         for head in self.heads.values():
-            nn.init.zeros_(head[-1].weight)
+            assert isinstance(head, nn.Sequential)
+            last = head[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
 
     def features(self, positions: Tensor, time: float) -> Tensor:
         """Features (N, D) at positions (N, 3) and a time from -1 to 1."""
         places = (positions - self.middle) / self.reach
         places = torch.cat([places, torch.full_like(places[:, :1], time)], 1)
         grids = torch.stack([places[:, list(pair)] for pair in PAIRS])[:, None]  # (6, 1, N, 2)
-        levels = []
-        for first in range(0, len(self.planes), len(PAIRS)):
-            product = None
-            for plane, grid in zip(self.planes[first : first + len(PAIRS)], grids, strict=True):
-                found = functional.grid_sample(
-                    plane[None], grid[None], padding_mode="border", align_corners=True
-                )[0, :, 0]
-                product = found if product is None else product * found
-            levels.append(product)
-        return torch.cat(levels).T
+        found = [
+            functional.grid_sample(
+                plane[None], grid[None], padding_mode="border", align_corners=True
+            )[0, :, 0]
+            for plane, grid in zip(self.planes, [*grids] * self.levels, strict=True)
+        ]
+        product = [
+            reduce(torch.mul, found[first : first + len(PAIRS)])
+            for first in range(0, len(found), len(PAIRS))
+        ]
+        return torch.cat(product).T
 
     def forward(self, gaussians: Gaussians, time: float) -> Gaussians:
         """The scene at a time from -1 to 1."""
@@ -116,7 +126,7 @@ class Deformation(nn.Module):
         """Mean squared second difference in time of the planes that have time."""
         parts = [
             (plane[:, 2:] - 2 * plane[:, 1:-1] + plane[:, :-2]).square().mean()
-            for plane, pair in zip(self.planes, PAIRS * len(self.planes), strict=False)
+            for plane, pair in zip(self.planes, PAIRS * self.levels, strict=True)
             if pair[1] == 3 and plane.shape[1] > 2
         ]
         return torch.stack(parts).mean() if parts else self.trunk.bias.sum() * 0

@@ -135,7 +135,9 @@ class Cloud:
 class Growth:
     """Gathers how hard each Gaussian is pulled, and changes their number now and then."""
 
-    def __init__(self, settings: GrowthSettings, extent: float, count: int, device: Any) -> None:
+    def __init__(
+        self, settings: GrowthSettings, extent: float, count: int, device: torch.device | str
+    ) -> None:
         self.settings, self.extent = settings, extent
         self.pull = torch.zeros(count, device=device)
         self.seen = torch.zeros(count, device=device)

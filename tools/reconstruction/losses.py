@@ -80,14 +80,14 @@ def pattern_error(depth: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 def total_variation(values: Tensor, where: Tensor) -> Tensor:
     """Mean absolute step between neighbours of (H, W, C) with either end in the mask `where`."""
-    total, count = values.sum() * 0, 0
+    total, count = values.sum() * 0, values.new_zeros(())
     for axis in (0, 1):
         length = values.shape[axis] - 1
         step = values.narrow(axis, 1, length) - values.narrow(axis, 0, length)
         mask = where.narrow(axis, 1, length) | where.narrow(axis, 0, length)
         total = total + (step.abs().mean(-1) * mask).sum()
         count = count + mask.sum()
-    return total / torch.as_tensor(count).clamp(min=1)
+    return total / count.clamp(min=1)
 
 
 @cache

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 import torch
@@ -98,7 +99,7 @@ def _trial(command: list[str], minutes: float) -> str:
     return f"its trial ended with code {done.returncode}: {lines[-1].strip()[:200]}"
 
 
-def prepare_compiler(environment: os._Environ[str] | dict[str, str], device: torch.device) -> bool:
+def prepare_compiler(environment: MutableMapping[str, str], device: torch.device) -> bool:
     """Point the environment at a CUDA toolkit, one architecture and the cores; False without nvcc.
 
     An nvcc on the PATH may be a script that lies far from the toolkit's headers; a folder counts
@@ -147,4 +148,4 @@ def trial() -> None:
 
 if __name__ == "__main__":
     trial()
-    print(WORKED)
+    sys.stdout.write(f"{WORKED}\n")
