@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tools.reconstruction.cameras import Cameras, align
 from tools.reconstruction.colmap import Matches, Model
 
 
@@ -48,6 +49,22 @@ def measure_model(model: Model, matches: Matches) -> ModelFigures:
         explained=len(model.observed_point) / matched if matched else 0.0,
         behind=int((depths <= 0).sum()),
     )
+
+
+def path_disagreement(first: Cameras, second: Cameras, fewest: int) -> float | None:
+    """How far two paths of the camera lie apart once aligned, over the extent of the second.
+
+    None where they share fewer than `fewest` frames or cannot be aligned.
+    """
+    common = sorted(set(first.numbers) & set(second.numbers))
+    if len(common) < fewest:
+        return None
+    second = second.chosen(common)
+    extent = (second.centres - second.centres.mean(0)).square().sum(1).mean().sqrt()
+    try:
+        return align(first, second).rmse / float(extent)
+    except ValueError:
+        return None
 
 
 def point_errors(model: Model) -> Tensor:

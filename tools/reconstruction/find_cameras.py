@@ -12,8 +12,21 @@ from torch import Tensor
 from tools.reconstruction.camera_files import read_cameras
 from tools.reconstruction.cameras import Cameras, fixed_cameras, renumbered
 from tools.reconstruction.colmap import MAPPERS, Colmap, ColmapError, Matches, Model
-from tools.reconstruction.figures import ModelFigures, measure_model, point_errors
-from tools.reconstruction.judge import WAYS_OUT, Limits, Verdict, objections, plain_figures, still
+from tools.reconstruction.figures import (
+    ModelFigures,
+    measure_model,
+    path_disagreement,
+    point_errors,
+)
+from tools.reconstruction.judge import (
+    WAYS_OUT,
+    Limits,
+    Verdict,
+    objections,
+    plain_figures,
+    still,
+    unconfirmed,
+)
 from tools.reconstruction.motion import Motion, measure_motion
 
 FEWEST = 3  # frames
@@ -64,6 +77,7 @@ class Judged:
 
     model: Model
     figures: ModelFigures
+    disagreement: float | None = None  # with the path of the mapper before
 
 
 def no_points() -> SparsePoints:
@@ -161,6 +175,7 @@ def _best_model(
 ) -> tuple[Judged | None, tuple[str, ...]]:
     """The first model that the judge takes, else the one with most frames, and why not."""
     best: Judged | None = None
+    limits = options.limits
     frames = len(matches.features)
     reasons = objections(None, motion, frames, options.limits)
     if motion.pairs == 0:
@@ -170,9 +185,14 @@ def _best_model(
         if model is None:
             continue
         figures = measure_model(model, matches)
-        against = objections(figures, motion, frames, options.limits, view_known=options.view_known)
+        against = objections(figures, motion, frames, limits, view_known=options.view_known)
+        apart = None
+        if mapper != MAPPERS[0]:
+            if best is not None:
+                apart = path_disagreement(best.model.cameras, model.cameras, limits.frames)
+            against += unconfirmed(apart, limits)
         if best is None or not against or figures.frames > best.figures.frames:
-            best, reasons = Judged(model, figures), against
+            best, reasons = Judged(model, figures, apart), against
         if not against:
             break
     return best, reasons
@@ -213,4 +233,5 @@ def _figures(motion: Motion | None, best: Judged | None) -> dict[str, Any]:
     figures = plain_figures(motion, best.figures if best is not None else None)
     if best is not None:
         figures |= {"mapper": best.model.mapper, "models": list(best.model.sizes)}
+        figures |= {"disagreement": best.disagreement}
     return figures

@@ -38,6 +38,7 @@ class Limits:
     angle: float = 2.0  # degrees, median over points of the widest angle between their rays
     jump: float = 10.0  # longest step of the camera over the median step
     explained: float = 0.15  # share of the matched features that belong to a point of the model
+    disagreement: float = 0.1  # between the paths of two mappers, share of the path's extent
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,26 @@ def objections(
     if against:
         against[-1] += f"; {seen}"
     return tuple(against)
+
+
+def unconfirmed(disagreement: float | None, limits: Limits) -> tuple[str, ...]:
+    """What speaks against the model of a second mapper, beside its figures.
+
+    The second mapper makes a path of whatever few matches agree, so it is believed only where
+    the first, though its own figures did not suffice, found the same path.
+
+    Args:
+        disagreement: of the two paths, from `path_disagreement`; None where the first found none.
+        limits: to compare with.
+    """
+    if disagreement is None:
+        return ("only one of two mappers found a path",)
+    if disagreement > limits.disagreement:
+        return (
+            f"the paths of two mappers differ by {disagreement:.0%} of their extent "
+            f"(at most {limits.disagreement:.0%})",
+        )
+    return ()
 
 
 def plain_figures(motion: Motion | None, model: ModelFigures | None) -> dict[str, Any]:

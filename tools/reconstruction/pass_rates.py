@@ -37,7 +37,7 @@ from tools.reconstruction.pass_tables import Row, write_tables
 from tools.training.files import whole_file
 from tools.training.progress import VideoProgress
 
-VERSION = 3  # goes up when the same video gives other figures, so that old ones are made anew
+VERSION = 4  # goes up when the same video gives other figures, so that old ones are made anew
 
 
 @dataclass(frozen=True)

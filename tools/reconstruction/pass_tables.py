@@ -19,7 +19,18 @@ PASSED, STILL, REFUSED, LEFT_OUT = "passed", "still", "refused", "left out"
 NORMAL = 1.959964  # of a two-sided interval of 95 %
 FIGURES = (
     *("motion_median", "motion_pairs", "motion_possible", "motion_features", "frames", "points"),
-    *("track", "reprojection", "view", "angle", "jump", "travel", "explained", "behind", "mapper"),
+    *(
+        "track",
+        "reprojection",
+        "view",
+        "angle",
+        "jump",
+        "travel",
+        "explained",
+        "disagreement",
+        "behind",
+        "mapper",
+    ),
     "frames_given",
 )
 
@@ -136,6 +147,7 @@ def _kinds(row: Row) -> list[str]:
         "points (": "points",
         "one step": "jump",
         "model explains": "explained",
+        "mappers": "confirmation",
     }
     found = [next((word for key, word in words.items() if key in r), "COLMAP") for r in row.reasons]
     return list(dict.fromkeys(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,11 +118,35 @@ def test_points_have_the_colour_of_the_frames_there(tmp_path: Path, fake: type[F
 def test_the_second_mapper_is_asked_when_the_first_is_refused(
     tmp_path: Path, fake: type[FakeColmap]
 ) -> None:
-    fake.models = {"incremental": model(5), "global": model(mapper="global")}
+    fake.models = {"incremental": few_points(model()), "global": model(mapper="global")}
     found = find_cameras(clip(), None, CameraOptions(), tmp_path)
     assert fake.asked == ["incremental", "global"]
     assert found.verdict.figures["mapper"] == "global"
     assert found.verdict.outcome == "passed"
+
+
+@pytest.mark.parametrize("first", [None, 5, FRAMES])
+def test_the_second_mapper_is_believed_only_where_the_first_found_the_same_path(
+    tmp_path: Path, fake: type[FakeColmap], first: int | None
+) -> None:
+    fake.models = {"global": model(mapper="global")}
+    if first is not None:
+        fake.models["incremental"] = few_points(model(first, leap=2.0))
+    found = find_cameras(clip(), None, CameraOptions(), tmp_path)
+    assert found.verdict.outcome == "refused"
+    assert "two mappers" in found.verdict.text or "99 points" in found.verdict.text
+
+
+def few_points(made: Model) -> Model:
+    """The same model with a point too few."""
+    kept = made.observed_point < 99
+    return replace(
+        made,
+        points=made.points[:99],
+        observed_point=made.observed_point[kept],
+        observed_frame=made.observed_frame[kept],
+        observed_at=made.observed_at[kept],
+    )
 
 
 def test_a_refusal_gives_figures_and_ways_out(tmp_path: Path, fake: type[FakeColmap]) -> None:

@@ -11,8 +11,20 @@ import torch
 
 from tools.reconstruction.cameras import Cameras, camera_matrix
 from tools.reconstruction.colmap import Matches, Model
-from tools.reconstruction.figures import ModelFigures, measure_model, point_errors
-from tools.reconstruction.judge import Limits, Verdict, objections, plain_figures, still
+from tools.reconstruction.figures import (
+    ModelFigures,
+    measure_model,
+    path_disagreement,
+    point_errors,
+)
+from tools.reconstruction.judge import (
+    Limits,
+    Verdict,
+    objections,
+    plain_figures,
+    still,
+    unconfirmed,
+)
 from tools.reconstruction.motion import Motion, measure_motion
 
 SIZE, FRAMES, POINTS = 256, 16, 200
@@ -119,6 +131,22 @@ def test_a_camera_that_leaps_once_is_seen() -> None:
     poses[8:, 0, 3] -= 6.0
     leapt = replace(made, cameras=replace(made.cameras, world_to_camera=poses))
     assert measure_model(leapt, MATCHES).jump == pytest.approx(31)
+
+
+def test_paths_are_compared_by_their_shape() -> None:
+    first = model().cameras
+    turned = replace(first, world_to_camera=first.world_to_camera.clone())
+    turned.world_to_camera[:, :3, 3] *= 3  # another scale is the same path
+    assert path_disagreement(first, turned, 8) == pytest.approx(0, abs=1e-6)
+    turned.world_to_camera[8:, 1, 3] += 4
+    bent = path_disagreement(first, turned, 8)
+    assert bent is not None
+    assert bent > 0.2
+    assert unconfirmed(bent, Limits())[0].startswith("the paths of two mappers differ by")
+    assert unconfirmed(0.05, Limits()) == ()
+    few = first.chosen([0, 1, 2, 3])
+    assert path_disagreement(few, first, 8) is None
+    assert unconfirmed(None, Limits()) == ("only one of two mappers found a path",)
 
 
 def test_a_model_without_points_has_figures() -> None:
