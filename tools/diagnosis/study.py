@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> N
     waiting, running = list(jobs), dict[Job, subprocess.Popen[bytes]]()
     began, known = time.monotonic(), {job: job.done() for job in jobs}
     before = sum(known.values())
-    try:
+    with _ending(running):
         while waiting or running:
             while waiting and len(running) < max(workers, 1):
                 job = waiting.pop(0)
@@ -63,9 +65,18 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> N
                 del running[job]
                 if status:
                     raise ValueError(f"{job.name} stopped with status {status}: {_last_words(job)}")
+
+
+@contextmanager
+def _ending(running: dict[Job, subprocess.Popen[bytes]]) -> Iterator[None]:
+    """End all processes with this one, also where somebody asks it to stop by SIGTERM."""
+    earlier = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
     finally:
+        signal.signal(signal.SIGTERM, earlier)
         for process in running.values():
-            process.terminate()
+            process.terminate()  # a row saves its state then
         for process in running.values():
             process.wait()
 

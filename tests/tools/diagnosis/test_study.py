@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -48,6 +50,23 @@ def test_a_row_that_fails_tells_why_and_ends_the_others(tmp_path: Path) -> None:
         run_jobs([slow, failing], 2, print)
     assert str(tmp_path / "bad" / "console.txt") in str(one.value)
     assert time.monotonic() - began < 60  # the slow one was ended
+
+
+def test_a_request_to_stop_ends_the_rows_as_well(tmp_path: Path) -> None:
+    said = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text("
+    slow = Job("slow", tmp_path / "slow", ("-c", f"{said}str(os.getpid())); time.sleep(600)"), 1)
+    asked = (
+        f"import os, pathlib, signal, time\nwhile not pathlib.Path({str(tmp_path / 'pid')!r})"
+        f".is_file(): time.sleep(0.05)\nos.kill({os.getpid()}, signal.SIGTERM)"
+    )
+    asking = Job("asking", tmp_path / "asking", ("-c", f"{asked}\ntime.sleep(600)"), 1)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run_jobs([slow, asking], 2, print)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_sheet_has_a_row_for_each_set(tmp_path: Path) -> None:
