@@ -26,7 +26,16 @@ WAYS_OUT = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What a clip and a model must reach."""
+    """What a clip and a model must reach.
+
+    Where the limits lie between: on simulated clips (16 frames of 128 pixels, tissue at rest or
+    moving) with a travelling camera matches moved 0.029 to 0.061 of the width, with a still one
+    0.006 to 0.015; good models lay 0.47 to 0.70 pixels off (incremental mapper) and explained 0.68
+    or more of the matches, wrong ones on real clips 0.80 and more or 0.04 to 0.13. The global
+    mapper, whose pixels say little, differed by 0.01 to 0.07 from a good first path, and by 0.11
+    or more where one of the two was wrong. Before a still camera and moving tissue COLMAP makes
+    models with good figures: the motion test alone tells them.
+    """
 
     motion: float = 0.02  # median motion of verified matches, as a share of the width
     frames_share: float = 0.8
