@@ -93,9 +93,11 @@ class DiagnosisData:
 
 @dataclass
 class ClassifierConfig:
-    """The video transformer."""
+    """The network: a video transformer, or a small one that looks at single frames."""
 
-    size: str = "base"  # base: ViT-B/16, as the published weights; tiny and mini: for a CPU
+    # base: ViT-B/16, as the published weights; tiny and mini: small ones; lite: an image network
+    # that comes with a Python package (weights: package), for a CPU
+    size: str = "base"
     weights: str | None = None  # file of published weights to begin with; none: random ones
     drop_path: float = 0.1  # probability to leave out a branch of the last block in training
     checkpointing: bool = False  # compute activations twice to save memory

@@ -18,6 +18,7 @@ from tools.diagnosis.augment import normalise
 from tools.diagnosis.classifier import VideoClassifier
 from tools.diagnosis.comatch import MemoryBank, Projection, contrast, label_graph, smoothed
 from tools.diagnosis.feeding import Views
+from tools.diagnosis.frame_classifier import LITE, Classifier, FrameClassifier
 from tools.diagnosis.optimiser import build_optimiser, rate_factor, trainable
 from tools.diagnosis.preparation import Split
 from tools.diagnosis.pretrained import Imported, load_pretrained
@@ -253,12 +254,18 @@ class Learner:
             )
 
 
-def build_classifier(config: DiagnosisConfig) -> tuple[VideoClassifier, Imported | None]:
+def build_classifier(config: DiagnosisConfig) -> tuple[Classifier, Imported | None]:
     """A new network, with published weights where the settings name them.
 
     Raises:  FileNotFoundError, ValueError for sizes that do not fit together and weights that do
              not fit the network
     """
+    if config.network.size == LITE:
+        lite = FrameClassifier(
+            frames=config.data.frames, image_size=config.data.size, weights=config.network.weights
+        )
+        found = lite.checksum
+        return lite, Imported(lite.tensors, 0, found) if found else None
     network = VideoClassifier(
         config.network.size,
         frames=config.data.frames,

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from configs.diagnosis import DiagnosisTrain
-from tools.diagnosis.classifier import CLASSIFIER, VideoClassifier
+from tools.diagnosis.classifier import CLASSIFIER
+from tools.diagnosis.frame_classifier import Classifier
 from tools.training.rates import warmup_factor
 
 MOMENTUM = 0.9  # of sgd
 
 
 def build_optimiser(
-    classifier: VideoClassifier, projection: nn.Module | None, train: DiagnosisTrain
+    classifier: Classifier, projection: nn.Module | None, train: DiagnosisTrain
 ) -> Optimizer:
     """One group for each parameter's rate and weight decay.
 

@@ -59,6 +59,8 @@ def settings(videos: Path) -> Settings:
             "data.labelled_per_class=4",
             "data.frames=2",
             "data.size=16",
+            "network.size=tiny",
+            "network.weights=null",
             "train.steps=6",
             "train.labelled_batch=4",
             "train.unlabelled_batch=4",
