@@ -33,7 +33,7 @@ TYPED := $(wildcard configs diffusion datasets sample tools models/interface.py 
 SCRIPTS := $(wildcard sample/*.sh tools/slurm/*.sh tools/slurm/*.slurm .ci/run)
 
 .PHONY: help setup format lint types test check smoke demo demo-stylegan-v demo-mostgan-v \
-	demo-lvdm demo-lvdm-long pretrain clean
+	demo-lvdm demo-lvdm-long demo-diagnosis demo-reconstruct pretrain clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -52,6 +52,13 @@ demo-lvdm: $(INSTALLED)  ## the same with LVDM, both stages and longer videos: r
 
 demo-lvdm-long: $(INSTALLED)  ## the same with LVDM's networks for long videos
 	$(OFFLINE) $(RUN) -m tools.demo --config configs/demo/lvdm_long.yaml
+
+demo-diagnosis: $(INSTALLED)  ## does generated video help diagnosis, on simulated clips: runs/diagnosis/report.html
+	$(OFFLINE) $(RUN) -m tools.diagnosis_study --output runs/diagnosis
+
+demo-reconstruct: $(INSTALLED)  ## a 3-D scene of a simulated clip: runs/reconstruct/report.html
+	$(OFFLINE) $(RUN) -m tools.reconstruct --config configs/downstream/reconstruct_demo.yaml \
+		--output runs/reconstruct
 
 test: lint types  ## format, lint, types and the whole suite
 	$(OFFLINE) $(PYTEST)
@@ -100,7 +107,7 @@ types: $(INSTALLED)  ## check type annotations
 	$(RUN) -m mypy --python-version $$($(RUN) -c '$(VERSION)') $(TYPED)
 
 clean:  ## delete the environment, caches and the demo's results; other runs and data stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/demo runs/demo-* data/demo
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/demo runs/demo-* runs/diagnosis runs/reconstruct data/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is removed first and written last: an installation that was interrupted has none and
