@@ -1,10 +1,12 @@
 """Where the depth of frames comes from, and how it gets the unit of the cameras.
 
 given     depth maps of the same frames, z-depth: truth of the simulator, stereo, an earlier run
+points    none was asked for: the points that COLMAP found, at the pixels that they fall on
 model     a network that sees one picture, as TorchScript; relative inverse depth as of MiDaS
 shading   no network: an endoscope carries its light, so what is far is dark. Brightness falls with
           the square of the distance, hence 1 / z is near the root of the brightness of the blurred
-          picture. A guess that knows nothing of colour, and says so in the report.
+          picture. A guess that knows nothing of colour, for one fixed camera; where points are
+          found they are by far better, and are taken instead.
 
 Relative inverse depth r is brought to the cameras by 1 / z = a r + b, fitted in every frame to the
 points that COLMAP found (reweighted least squares, after a start from the median of ratios).
@@ -29,7 +31,7 @@ from tools.reconstruction.frames import Pictures
 
 Depths = NDArray[np.float32]  # (F, H, W), 0 where unknown
 Mask = NDArray[np.bool_]
-Kind = Literal["given", "model", "shading"]
+Kind = Literal["given", "model", "points", "shading"]
 
 GAMMA = 2.2  # of displayed pictures
 BLUR = 0.02  # of the longer side: shading speaks of shape, not of vessels
@@ -158,13 +160,10 @@ def with_free_unit(inverse: Depths, masks: Mask, has_zero: bool) -> Depths:
     return np.where(use, depth, 0).astype(np.float32)
 
 
-def to_points(
-    inverse: Depths, cameras: Cameras, points: Tensor, masks: Mask, has_zero: bool = False
-) -> Depths:
+def to_points(inverse: Depths, cameras: Cameras, points: Tensor, masks: Mask) -> Depths:
     """Depth maps in the unit of the cameras; frames with too few points take the clip's fit.
 
     Inputs:  cameras of every frame at the size of the maps; points (N, 3)
-             has_zero: inverse depth 0 means infinitely far, so there is a scale but no shift
     Raises:  ValueError where no frame sees enough points
     """
     samples = [_samples(inverse[k], cameras, k, points, masks[k]) for k in range(len(cameras))]
@@ -175,13 +174,12 @@ def to_points(
             f"only {len(all_wanted)} points of the cameras fall on known depth; {FEWEST} are "
             f"needed to bring it to their unit"
         )
-    line = scale_alone if has_zero else robust_line
-    usual = line(all_relative, all_wanted)
+    usual = robust_line(all_relative, all_wanted)
     # Beyond four times what the points span lies nothing that the fit could know.
     farthest, nearest = (float(each) for each in np.percentile(all_wanted, [1, 99]) * (0.25, 4))
     depths = []
     for values, (relative, wanted), mask in zip(inverse, samples, masks, strict=True):
-        a, b = line(relative, wanted) if len(relative) >= FEWEST else usual
+        a, b = robust_line(relative, wanted) if len(relative) >= FEWEST else usual
         if a <= 0:
             a, b = usual
         aligned = np.clip(a * values + b, farthest, nearest)
@@ -218,11 +216,6 @@ def robust_line(
         a = float((weight * (relative - mean_r) * (wanted - mean_w)).sum()) / variance
         b = float(mean_w - a * mean_r)
     return a, b
-
-
-def scale_alone(relative: NDArray[np.float64], wanted: NDArray[np.float64]) -> tuple[float, float]:
-    """a, 0 of wanted = a relative, by the median of ratios."""
-    return float(np.median(wanted / np.maximum(relative, 1e-9))), 0.0
 
 
 def _samples(

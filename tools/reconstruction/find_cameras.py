@@ -20,8 +20,11 @@ from tools.reconstruction.figures import (
 )
 from tools.reconstruction.judge import (
     WAYS_OUT,
+    WAYS_OUT_APART,
+    WAYS_OUT_STILL,
     Limits,
     Verdict,
+    apart,
     objections,
     plain_figures,
     still,
@@ -186,13 +189,13 @@ def _best_model(
             continue
         figures = measure_model(model, matches)
         against = objections(figures, motion, frames, limits, view_known=options.view_known)
-        apart = None
+        differ = None
         if mapper != MAPPERS[0]:
             if best is not None:
-                apart = path_disagreement(best.model.cameras, model.cameras, limits.frames)
-            against += unconfirmed(apart, limits)
+                differ = path_disagreement(best.model.cameras, model.cameras, limits.frames)
+            against += unconfirmed(differ, limits)
         if best is None or not against or figures.frames > best.figures.frames:
-            best, reasons = Judged(model, figures, apart), against
+            best, reasons = Judged(model, figures, differ), against
         if not against:
             break
     return best, reasons
@@ -206,14 +209,18 @@ def _without(
     reasons: tuple[str, ...],
     stands: bool = False,
 ) -> Found:
-    """One camera for all frames where depth makes a scene of that, else a refusal."""
+    """One camera for all frames where depth and one view make a scene of that, else a refusal."""
     count, height, width = (int(side) for side in frames.shape[:3])
     figures = _figures(motion, best)
-    if options.source == "auto" and options.depth:
+    advice = WAYS_OUT_STILL if stands else WAYS_OUT
+    scattered = None if motion is None else apart(motion, options.limits)
+    if options.source == "auto" and scattered is not None:
+        reasons, advice = (*reasons, scattered), WAYS_OUT_APART
+    elif options.source == "auto" and options.depth:
         cameras = fixed_cameras(height, width, count, options.field_of_view)
         advice = "One fixed camera with depth is used instead: all change is deformation."
         return Found(cameras, no_points(), Verdict(True, "fixed", figures, reasons, advice, stands))
-    return Found(None, no_points(), Verdict(False, "refused", figures, reasons, WAYS_OUT, stands))
+    return Found(None, no_points(), Verdict(False, "refused", figures, reasons, advice, stands))
 
 
 def point_colours(model: Model, frames: Tensor) -> Tensor:

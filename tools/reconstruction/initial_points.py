@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tools.reconstruction.cameras import Cameras
+from tools.reconstruction.depth_of_points import depth_between_points
 from tools.reconstruction.gaussians import Gaussians, colour_to_harmonic
 
-ENOUGH = 500  # sparse points that make a start by themselves
+SPARSE = 0.5  # of all points at most come from the search for cameras: it finds none on plain walls
 OPACITY = 0.1
 NEIGHBOURS = 3
 ROWS = 1024  # of the table of distances at once
@@ -38,7 +39,9 @@ def initial_points(
     seed: int = 0,
     train: Sequence[int] | None = None,
 ) -> Points:
-    """Points to start from: sparse ones if there are 500, else from depth, else by chance.
+    """Points to start from: those that are known, and pixels put where their depth says.
+
+    Where no depth is known it is taken from the sparse points.
 
     Args:
         cameras: one pose per frame, at the size of the frames.
@@ -51,23 +54,27 @@ def initial_points(
         train: indices of the frames that may be looked at; None for all.
 
     Raises:
-        ValueError: neither enough points nor depth.
+        ValueError: neither depth nor enough points to tell it.
     """
     draw = torch.Generator().manual_seed(seed)
     usable = list(range(len(frames))) if train is None else list(train)
-    if sparse is not None and len(sparse) >= ENOUGH:
-        chosen = torch.randperm(len(sparse), generator=draw)[:limit].sort().values
-        return Points(sparse.positions[chosen].float(), sparse.colours[chosen].float())
     masks = torch.ones(frames.shape[:3], dtype=torch.bool) if masks is None else masks.bool()
-    if depth is not None and bool(((depth > 0) & masks)[usable].any()):
-        return _from_depth(cameras, frames, (depth > 0) & masks, depth, limit, draw, usable)
-    count = 0 if sparse is None else len(sparse)
-    if sparse is None or count < 2:
+    known = Points(torch.zeros(0, 3), torch.zeros(0, 3))
+    if sparse is not None:
+        chosen = torch.randperm(len(sparse), generator=draw)[: int(SPARSE * limit)].sort().values
+        known = Points(sparse.positions[chosen].float(), sparse.colours[chosen].float())
+        if depth is None:
+            depth = depth_between_points(cameras, sparse.positions)
+    if depth is None or not bool(((depth > 0) & masks)[usable].any()):
         raise ValueError(
-            f"{count} points and no depth to start from: give depth maps (--depth), or frames in "
-            f"which more can be matched (more of them, larger, with camera travel)"
+            f"{len(known)} points and no depth to start from: give depth maps (--depth), or frames "
+            f"in which more can be matched (more of them, larger, with camera travel)"
         )
-    return _by_chance(cameras, frames, masks, sparse, limit, draw, usable)
+    rest = limit - len(known)
+    found = _from_depth(cameras, frames, (depth > 0) & masks, depth, rest, draw, usable)
+    return Points(
+        torch.cat([known.positions, found.positions]), torch.cat([known.colours, found.colours])
+    )
 
 
 def gaussians_from_points(points: Points, degree: int = 0) -> Gaussians:
@@ -129,33 +136,6 @@ def _from_depth(
         pixels = pixels[torch.randperm(len(pixels), generator=draw)[:each]]
         world = cameras.camera(index).unproject(depth[index]).flatten(0, 1)
         places.append(world[pixels].float())
-        colours.append(_as_float(frames[index]).flatten(0, 1)[pixels])
-    return Points(torch.cat(places)[:limit], torch.cat(colours)[:limit])
-
-
-def _by_chance(
-    cameras: Cameras,
-    frames: Tensor,
-    masks: Tensor,
-    sparse: Points,
-    limit: int,
-    draw: torch.Generator,
-    usable: list[int],
-) -> Points:
-    """The sparse points, and random depths between those at which they were seen."""
-    each = max(1, (limit - len(sparse)) // len(usable))
-    places, colours = [sparse.positions.float()], [sparse.colours.float()]
-    for index in usable:
-        camera = cameras.camera(index)
-        seen = camera.project(sparse.positions)[1]
-        seen = seen[seen > 0]
-        if not len(seen):
-            continue
-        near, far = torch.quantile(seen.float(), torch.tensor([0.05, 0.95]))
-        pixels = torch.nonzero(masks[index].flatten())[:, 0]
-        pixels = pixels[torch.randperm(len(pixels), generator=draw)[:each]]
-        drawn = near + (far - near) * torch.rand(masks[index].shape, generator=draw)
-        places.append(camera.unproject(drawn).flatten(0, 1)[pixels].float())
         colours.append(_as_float(frames[index]).flatten(0, 1)[pixels])
     return Points(torch.cat(places)[:limit], torch.cat(colours)[:limit])
 

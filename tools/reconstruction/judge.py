@@ -17,10 +17,19 @@ from tools.reconstruction.motion import Motion
 
 Kind = Literal["given", "colmap", "fixed", "refused"]
 
+# What to do where there are no cameras to go on with, by what the motion test said.
 WAYS_OUT = (
-    "Options: --cameras given --poses FILE; --cameras fixed with a source of depth "
-    "(--depth MODEL); more or larger frames (--frames 32, a model of 256 pixels); "
-    "--judge off to keep what COLMAP found."
+    "Options: --poses FILE of known cameras; more or larger frames (--frames 32, a model of 256 "
+    "pixels); --judge off to keep what COLMAP found; --cameras fixed with --depth MAPS or NETWORK "
+    "where the camera stands still"
+)
+WAYS_OUT_STILL = (
+    "Options: one fixed camera, all change being deformation, with a source of depth: --depth MAPS "
+    "or NETWORK, or --depth shading for a guess from brightness; --poses FILE of known cameras"
+)
+WAYS_OUT_APART = (
+    "Options: frames closer in time (frames.start, frames.stop), or larger ones; --poses FILE of "
+    "known cameras; --cameras fixed with a source of depth to insist on one view"
 )
 
 
@@ -82,6 +91,20 @@ def still(motion: Motion, limits: Limits) -> str | None:
         f"the view hardly travels: verified matches move {motion.median:.3f} of the width "
         f"(median; a moving camera needs {limits.motion:g})"
     )
+
+
+def apart(motion: Motion, limits: Limits) -> str | None:
+    """Why the frames are not of one view, None where they may be.
+
+    A camera that stands still shows much the same in every frame. Frames without anything in
+    common are of unrelated scenes, or too smooth to tell: a fit with one camera would be their
+    mean.
+    """
+    needed = math.ceil(limits.frames_share * motion.frames)
+    if motion.together >= needed:
+        return None
+    alike = "no two frames have" if motion.pairs == 0 else f"only {motion.together} frames have"
+    return f"{alike} enough in common to be of one scene ({needed} of {motion.frames} needed)"
 
 
 def objections(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tools.reconstruction.colmap import Matches
 
@@ -20,6 +21,8 @@ class Motion:
     pairs: int  # pairs with enough verified matches
     possible: int  # pairs there could be
     features: float  # features of a frame, median
+    together: int  # frames in the largest group that such pairs tie together
+    frames: int  # of the clip
 
     @property
     def known(self) -> bool:
@@ -43,4 +46,15 @@ def measure_motion(matches: Matches) -> Motion:
         pairs=len(medians),
         possible=frames * (frames - 1) // 2,
         features=float(np.median(matches.features)) if frames else 0.0,
+        together=largest_group(matches.pairs[enough], frames),
+        frames=frames,
     )
+
+
+def largest_group(pairs: NDArray[np.int64], frames: int) -> int:
+    """How many of `frames` frames hang together by pairs (P, 2), at most."""
+    group = list(range(frames))
+    for first, second in pairs.tolist():
+        old, new = group[second], group[first]
+        group = [new if each == old else each for each in group]
+    return max((group.count(each) for each in set(group)), default=0)

@@ -26,6 +26,7 @@ from tools.reconstruction.depth import (
     to_points,
     with_free_unit,
 )
+from tools.reconstruction.depth_of_points import depth_at_points
 from tools.reconstruction.find_cameras import CameraOptions, Found, find_cameras, no_points
 from tools.reconstruction.frames import Clip, Pictures, fitted_size, resized
 from tools.reconstruction.judge import Verdict
@@ -104,26 +105,7 @@ def prepare_cameras(frames: Frames, settings: Reconstruction, truth: Truth, fold
         time_limit=wanted.time_limit,
     )
     pictures = torch.from_numpy(clip.pictures)
-    found = find_cameras(pictures, torch.from_numpy(frames.whole_masks), options, folder)
-    return without_a_thread(found) if wanted.source == "auto" else found
-
-
-def without_a_thread(found: Found) -> Found:
-    """Refuse one fixed camera for a clip of which no two frames could be matched.
-
-    A camera that stands still shows much the same in every frame. Where nothing is common to any
-    two, the frames are of unrelated scenes, or too smooth to tell: a fit would be their mean.
-    """
-    verdict = found.verdict
-    if verdict.kind != "fixed" or verdict.figures.get("motion_pairs") != 0:
-        return found
-    advice = (
-        "No two frames have anything in common, so that a fixed camera is not assumed either. "
-        "Options: --cameras fixed to insist on it, frames closer in time (frames.start, "
-        "frames.stop), larger frames"
-    )
-    refused = Verdict(False, "refused", verdict.figures, verdict.reasons, advice)
-    return Found(None, found.points, refused)
+    return find_cameras(pictures, torch.from_numpy(frames.whole_masks), options, folder)
 
 
 def check_depth(clip: Clip, settings: Reconstruction, truth: Truth) -> None:
@@ -149,15 +131,15 @@ def prepare_depth(
     truth: Truth,
     device: torch.device,
 ) -> DepthMaps | None:
-    """Depth of every frame in the unit of the cameras; None where the settings want none.
+    """Depth of every frame in the unit of the cameras; None where nothing tells it.
 
     Inputs:  cameras of the fit, at its size
     Raises:  FileNotFoundError, ValueError in one line
     """
     name = settings.depth.source
-    if name == "none":
-        return None
     points = found.points.positions
+    if name == "none" and not len(points):
+        return None
     everywhere = replace(
         cameras,
         world_to_camera=torch.stack(
@@ -165,6 +147,8 @@ def prepare_depth(
         ),
         numbers=tuple(range(len(frames.pictures))),
     )
+    if name == "none" or (name == "shading" and len(points)):
+        return _depth_of_points(everywhere, points, name)
     if name != "shading" and Path(name).suffix.lower() not in NETWORKS:
         return _given_depth(frames, everywhere, points, name, truth)
     return _guessed_depth(frames, everywhere, points, settings, device)
@@ -213,6 +197,14 @@ def _given_depth(
     )
 
 
+def _depth_of_points(cameras: Cameras, points: Tensor, asked: str) -> DepthMaps:
+    values = depth_at_points(cameras, points).numpy()
+    note = f"{(values > 0).mean():.0%} of the pixels, where the cameras' points fall"
+    if asked == "shading":
+        note += "; shading is left out, because parallax tells depth better than brightness"
+    return DepthMaps(values, "points", note)
+
+
 def _guessed_depth(
     frames: Frames,
     cameras: Cameras,
@@ -230,10 +222,8 @@ def _guessed_depth(
         kind, source = "model", "of a network"
         inverse = network_depth(network, frames.pictures, frames.masks, device, side)
     if len(points):
-        has_zero = kind == "shading"
-        aligned = to_points(inverse, cameras, points, frames.masks, has_zero)
-        fitted = "scale" if has_zero else "scale and shift"
-        return DepthMaps(aligned, kind, f"{source}, {fitted} of each frame from the points")
+        aligned = to_points(inverse, cameras, points, frames.masks)
+        return DepthMaps(aligned, kind, f"{source}, scale and shift of each frame from the points")
     if cameras.source != "fixed":
         raise ValueError(
             f"depth.source={settings.depth.source} knows no unit, and given cameras bring no "

@@ -46,6 +46,10 @@ FIGURES = {
     ),
     "motion_pairs": ("verified pairs of frames", ""),
     "motion_possible": ("pairs of frames", ""),
+    "motion_together": (
+        "frames tied together by such pairs",
+        f"{LIMITS.frames_share:.0%} for one fixed camera",
+    ),
     "explained": ("matched features that belong to a point", f"{LIMITS.explained:.0%} or more"),
     "motion_features": ("features in a frame", ""),
     "frames": ("frames with a pose", f"{LIMITS.frames_share:.0%}, at least {LIMITS.frames}"),

@@ -83,6 +83,8 @@ def reconstruct(
         return Outcome(clip.name, found.verdict)
     cameras = found.cameras.resized(*frames.size)
     depth = prepare_depth(frames, found, cameras, settings, truth, device)
+    if depth is not None:
+        say(f"depth: {depth.kind} ({depth.note})")
     test = held_out(len(cameras), settings.quality.test_every)
     fit = start_fit(frames, cameras, depth, found, test, settings, device)
     state = memory.fit_state()
@@ -120,7 +122,8 @@ def start_fit(
     train = [place for place in range(len(posed)) if place not in set(test)]
     sparse = Points(found.points.positions, found.points.colours)
     limit = GPU_POINTS if device.type == "cuda" else CPU_POINTS
-    points = initial_points(cameras, pictures, masks, maps, sparse, limit, settings.seed, train)
+    whole = None if depth is None or depth.kind == "points" else maps
+    points = initial_points(cameras, pictures, masks, whole, sparse, limit, settings.seed, train)
     return Fit(
         pictures,
         masks,

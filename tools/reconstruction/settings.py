@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tools.reconstruction.fit import FitSettings
+from configs.schema import require
+from tools.reconstruction.fit_settings import FitSettings
 
 CameraSource = Literal["auto", "colmap", "given", "fixed"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 Style = Literal["col", "kva", "cho"]
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError(message) unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass
@@ -60,7 +55,8 @@ class CameraSettings:
 class DepthSettings:
     """Where depth comes from."""
 
-    # none | shading | depth maps (.npz, .npy, folder of PNG) | a TorchScript network (.pt, .ts)
+    # none: that of the cameras' points, where they have some | shading: a guess from brightness,
+    # for one fixed camera | depth maps (.npz, .npy, folder of PNG) | a TorchScript network (.pt)
     source: str = "none"
     network_side: int = 252  # shorter side of the pictures that a network sees, pixels
 

@@ -134,19 +134,6 @@ def test_relative_depth_is_brought_to_the_points() -> None:
     assert np.abs(found / depth - 1).max() < 0.02
 
 
-def test_depth_that_knows_its_zero_takes_a_scale_alone() -> None:
-    cameras = moving_cameras()
-    slope = np.linspace(2, 5, SIZE, dtype=np.float32)[None, :, None]
-    depth = np.broadcast_to(slope, (4, SIZE, SIZE)).copy()
-    inverse = (1 / depth) * np.array([3.0, 2.0, 4.0, 3.5], np.float32)[:, None, None]
-    masks = np.ones(depth.shape, bool)
-    points = points_on_pixels(cameras, depth)
-    inverse[:, :, :8] *= 1.2  # what is wrong in places pulls no shift along
-    found = to_points(inverse, cameras, points, masks, has_zero=True)
-    assert np.abs(found / depth - 1)[:, :, 10:].max() < 0.25
-    assert np.abs(np.diff(found * inverse, axis=1)).max() < 1e-3
-
-
 def test_given_depth_takes_the_unit_of_the_points() -> None:
     cameras = moving_cameras()
     slope = np.linspace(2, 5, SIZE, dtype=np.float32)[None, :, None]

@@ -32,6 +32,7 @@ class FakeColmap:
 
     motion = 0.1
     pairs = 20
+    scenes = 1
     models: dict[str, Model | None] = {}  # noqa: RUF012  # replaced by each test
     error: str | None = None
     asked: list[str] = []  # noqa: RUF012
@@ -46,7 +47,7 @@ class FakeColmap:
         here = np.full((self.pairs * 30, 2), 50.0)
         there = here + np.array([self.motion * SEEN, 0.0])
         return Matches(
-            pairs=np.array([(0, 1)] * self.pairs, np.int64).reshape(-1, 2),
+            pairs=np.array(self.matched_pairs(), np.int64).reshape(-1, 2),
             sizes=np.full(self.pairs, 30),
             kinds=np.array(["CALIBRATED"] * self.pairs),
             places=np.concatenate([here, there], 1).astype(np.float32),
@@ -56,6 +57,12 @@ class FakeColmap:
             width=SEEN,
         )
 
+    def matched_pairs(self) -> list[tuple[int, int]]:
+        """Pairs of frames of the same scene, until there are as many as wanted."""
+        length = FRAMES // self.scenes
+        steps = [(k, k + 1) for k in range(FRAMES - 1) if k // length == (k + 1) // length]
+        return [steps[k % len(steps)] for k in range(self.pairs)]
+
     def build(self, mapper: str) -> Model | None:
         FakeColmap.asked.append(mapper)
         return self.models.get(mapper)
@@ -64,7 +71,8 @@ class FakeColmap:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeColmap]:
     monkeypatch.setattr(module, "Colmap", FakeColmap)
-    for name, value in {"motion": 0.1, "pairs": 20, "models": {}, "error": None}.items():
+    defaults = {"motion": 0.1, "pairs": 20, "scenes": 1, "models": {}, "error": None}
+    for name, value in defaults.items():
         monkeypatch.setattr(FakeColmap, name, value)
     return FakeColmap
 
@@ -155,7 +163,7 @@ def test_a_refusal_gives_figures_and_ways_out(tmp_path: Path, fake: type[FakeCol
     assert found.cameras is None
     assert found.verdict.outcome == "refused"
     assert "one step of the camera" in found.verdict.text
-    assert "--cameras given --poses FILE" in found.verdict.text
+    assert "--poses FILE" in found.verdict.text
     assert found.verdict.figures["frames"] == FRAMES
 
 
@@ -196,6 +204,30 @@ def test_without_matches_no_mapper_is_asked(tmp_path: Path, fake: type[FakeColma
     found = find_cameras(clip(), None, CameraOptions(), tmp_path)
     assert fake.asked == []
     assert "no verified pair of frames, 200 features" in found.verdict.text
+
+
+@pytest.mark.parametrize(("pairs", "scenes"), [(0, 1), (2, 1), (20, 2), (20, 5)])
+@pytest.mark.parametrize("motion", [0.008, 0.1])
+def test_unrelated_frames_are_no_still_camera_either(
+    tmp_path: Path, fake: type[FakeColmap], pairs: int, scenes: int, motion: float
+) -> None:
+    fake.pairs, fake.scenes, fake.motion = pairs, scenes, motion
+    found = find_cameras(clip(), None, CameraOptions(depth=True), tmp_path)
+    assert found.cameras is None
+    assert "enough in common to be of one scene (8 of 10 needed)" in found.verdict.text
+    assert "frames closer in time" in found.verdict.text
+    whoever_insists = find_cameras(clip(), None, CameraOptions("fixed"), tmp_path)
+    assert whoever_insists.cameras is not None
+
+
+def test_what_helps_depends_on_what_was_seen(tmp_path: Path, fake: type[FakeColmap]) -> None:
+    lost = find_cameras(clip(), None, CameraOptions(), tmp_path).verdict.text
+    fake.motion = 0.008
+    still = find_cameras(clip(), None, CameraOptions(), tmp_path).verdict.text
+    assert "--depth shading" in still
+    assert "shading" not in lost
+    assert "--judge off" in lost
+    assert "--judge off" not in still
 
 
 def test_a_crash_of_colmap_is_a_refusal(tmp_path: Path, fake: type[FakeColmap]) -> None:

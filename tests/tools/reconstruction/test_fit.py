@@ -14,7 +14,8 @@ from torch import Tensor
 from tools.reconstruction import losses
 from tools.reconstruction.cameras import Cameras, camera_matrix
 from tools.reconstruction.deformation import DeformationSettings
-from tools.reconstruction.fit import Fit, FitSettings
+from tools.reconstruction.fit import Fit
+from tools.reconstruction.fit_settings import FitSettings
 from tools.reconstruction.gaussians import Gaussians, colour_to_harmonic
 from tools.reconstruction.growth import GrowthSettings
 from tools.reconstruction.initial_points import initial_points

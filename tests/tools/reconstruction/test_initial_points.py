@@ -49,23 +49,27 @@ def test_frames_kept_for_the_test_are_not_looked_at() -> None:
     assert (points.colours == 0).all()
 
 
-def test_many_sparse_points_are_enough_and_are_thinned_to_the_limit() -> None:
-    sparse = Points(torch.randn(600, 3), torch.rand(600, 3))
+def test_sparse_points_are_thinned_so_that_pixels_without_them_get_some_too() -> None:
+    sparse = Points(torch.rand(600, 3) + torch.tensor([5.0, 0, 3.0]), torch.rand(600, 3))
     cameras, frames = two_cameras(), torch.zeros(2, 12, 12, 3)
-    points = initial_points(cameras, frames, None, torch.ones(2, 12, 12), sparse, limit=550)
-    assert len(points) == 550
+    points = initial_points(cameras, frames, None, torch.ones(2, 12, 12), sparse, limit=100)
+    assert len(points) == 100
     known = {tuple(row) for row in sparse.positions.tolist()}
-    assert all(tuple(row) in known for row in points.positions.tolist())
+    assert sum(tuple(row) in known for row in points.positions.tolist()) == 50
+    depths = cameras.camera(0).project(points.positions[50:75])[1]
+    torch.testing.assert_close(depths, torch.ones_like(depths))
 
 
-def test_few_sparse_points_are_filled_up_between_their_depths() -> None:
+def test_without_depth_the_sparse_points_tell_it() -> None:
     cameras = two_cameras()
-    sparse = Points(torch.rand(30, 3) + torch.tensor([0.0, 0.0, 2.0]), torch.rand(30, 3))
-    points = initial_points(cameras, torch.zeros(2, 12, 12, 3), sparse=sparse, limit=100)
-    assert 90 <= len(points) <= 100
-    assert torch.equal(points.positions[:30], sparse.positions)
-    depths = points.positions[30:65, 2]  # as the first camera sees its own share
-    assert 1.9 < float(depths.min()) < float(depths.max()) < 3.1
+    x, y = (3 * torch.rand(2, 40) - 1.5).unbind(0)
+    wall = torch.stack([x, y, 2 + 0.3 * x], 1)  # inverse depth is linear in the picture
+    sparse = Points(wall, torch.rand(40, 3))
+    points = initial_points(cameras, torch.zeros(2, 12, 12, 3), sparse=sparse, limit=120)
+    assert len(points) == 120
+    assert torch.equal(points.positions[:40], sparse.positions)
+    filled = points.positions[40:]
+    assert float((filled[:, 2] - 2 - 0.3 * filled[:, 0]).abs().median()) < 0.1
 
 
 def test_neither_points_nor_depth_is_a_clear_error() -> None:

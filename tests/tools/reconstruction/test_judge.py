@@ -28,7 +28,7 @@ from tools.reconstruction.judge import (
 from tools.reconstruction.motion import Motion, measure_motion
 
 SIZE, FRAMES, POINTS = 256, 16, 200
-MOVING = Motion(0.08, 100, 120, 400.0)
+MOVING = Motion(0.08, 100, 120, 400.0, 16, 16)
 GOOD = ModelFigures(
     frames=16, points=300, track=4.5, reprojection=0.4, view=92.0, angle=8.0, jump=1.5, travel=1.2,
     explained=0.5, behind=0,
@@ -201,7 +201,7 @@ def test_few_frames_need_eight() -> None:
 
 
 def test_no_model_says_what_was_seen() -> None:
-    nothing = Motion(math.nan, 0, 120, 0.0)
+    nothing = Motion(math.nan, 0, 120, 0.0, 1, 16)
     assert objections(None, nothing, 16, Limits()) == (
         "COLMAP placed 0 of 16 frames (needs 13): no verified pair of frames, 0 features in a "
         "frame",
@@ -209,7 +209,7 @@ def test_no_model_says_what_was_seen() -> None:
 
 
 def test_figures_for_files_hold_no_nan() -> None:
-    plain = plain_figures(Motion(math.nan, 0, 120, 0.0), GOOD)
+    plain = plain_figures(Motion(math.nan, 0, 120, 0.0, 1, 16), GOOD)
     assert plain["motion_median"] is None
     assert plain["motion_pairs"] == 0
     assert plain["view"] == 92.0

@@ -134,6 +134,22 @@ def test_poses_and_depth_of_files_are_used(clip: Path, tmp_path: Path) -> None:
     assert found["depth_error"]["alignment"] == "scale of the cameras"
 
 
+def test_points_of_the_cameras_tell_depth_and_shading_gives_way_to_them(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(clip.parent / "truth.npz") as truth:
+        depth = torch.from_numpy(truth["depth"])
+    cameras = read_cameras(clip.parent / "truth.npz", 6, 32, 32)
+    places = cameras.camera(2).unproject(depth[2]).flatten(0, 1)[::3]
+    count = len(places)
+    write_colmap(tmp_path, cameras, places, torch.full((count, 3), 0.5), torch.ones(count))
+    asked = ["--poses", tmp_path, "--depth", "shading", "--scene", "rigid"]
+    assert run(clip, *asked, *SMALL, "--output", tmp_path / "scene") == 0
+    found = numbers(tmp_path / "scene")
+    assert found["depth_source"] == "points"
+    assert "shading is left out" in capsys.readouterr().err
+
+
 def test_a_refusal_has_its_own_status_and_a_page(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,17 +233,6 @@ def test_a_folder_of_another_scene_is_not_overwritten(clip: Path, tmp_path: Path
     asked = ["--cameras", "fixed", "--depth", "shading", *SMALL, "--output", tmp_path]
     assert run(clip, *asked) == 0
     refused("frames.size 24 -> 32.*another --output", clip, *asked, "--size", "32")
-
-
-def test_frames_without_anything_in_common_are_no_still_camera() -> None:
-    cameras = fixed_cameras(8, 8, 5, 90)
-    unmatched = Verdict(True, "fixed", {"motion_pairs": 0}, ("no verified pair",))
-    refused_one = preparing.without_a_thread(Found(cameras, no_points(), unmatched))
-    assert refused_one.cameras is None
-    assert "nothing" not in refused_one.verdict.text
-    assert "anything in common" in refused_one.verdict.text
-    still = Verdict(True, "fixed", {"motion_pairs": 40}, ("hardly travels",))
-    assert preparing.without_a_thread(Found(cameras, no_points(), still)).cameras is cameras
 
 
 def test_points_of_a_colmap_model_come_with_its_poses(tmp_path: Path) -> None:
