@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,9 @@ from configs.errors import USER_ERRORS, one_line
 from tools.diagnosis.learner import Learner, Measured
 from tools.diagnosis.pseudo_labels import rates
 from tools.training.files import naming
-from tools.training.logging import Clock, Console, _open_board, peak_memory
+from tools.training.logging import Clock, Console, open_board, peak_memory
 from tools.training.losses import LossTable
 from tools.training.runtime import Runtime
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 ONE_SIDED = 0.95  # share of one class among pseudo-labels that is worth a warning
 CURVES = ("f1", "auroc", "balanced_accuracy")  # of the test list, where it is looked at on the way
@@ -43,7 +40,7 @@ class RowLog:
         self.config, self.runtime = config, runtime
         self._console = Console(runtime, Path(config.output) / "log.txt")
         self._table: LossTable | None = None
-        self._board: SummaryWriter | None = None
+        self._board: Any = None  # TensorBoard's writer
         self._clock = Clock()
         self._before = 0  # steps of the seeds before this one
         self._seed = 0
@@ -83,7 +80,7 @@ class RowLog:
             with naming(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             self._table = LossTable(folder / "history.csv", step)
-            self._board = _open_board(folder / "tensorboard", step)
+            self._board = open_board(folder / "tensorboard", step)
 
     def end_seed(self) -> None:
         """Close the files of a seed."""
