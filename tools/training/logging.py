@@ -83,7 +83,7 @@ class RunLog:
             text = json.dumps(environment, indent=2)
             (self.folder / "environment.json").write_text(text + "\n")
             self._table = LossTable(self.folder / "losses.csv", step)
-        self._board = _open_board(self.folder / "tensorboard", step)
+        self._board = open_board(self.folder / "tensorboard", step)
         logger.info(
             "%s step %d of %d on %d x %s%s, commit %s",
             "from" if step == 0 else "going on from",
@@ -304,7 +304,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def _open_board(folder: Path, step: int) -> SummaryWriter | None:
+def open_board(folder: Path, step: int) -> SummaryWriter | None:
+    """TensorBoard's files in a folder, less what was logged after `step`.
+
+    None where the package is not installed.
+    """
     try:
         # Here, for it takes seconds to import and only this process needs it.
         from torch.utils.tensorboard import SummaryWriter
