@@ -240,7 +240,8 @@ class DiagnosisConfig:
         self.unlabelled = given or NONE
         require(
             self.algorithm != "comatch" or self.train.loss_on == "strong",
-            "algorithm=comatch teaches the strong view; train.loss_on=weak is for fixmatch",
+            "algorithm=comatch teaches the strong view; train.loss_on=weak (as compat=endora sets "
+            "it) is for fixmatch",
         )
 
     @property

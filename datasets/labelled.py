@@ -179,7 +179,10 @@ def require_apart(first: Iterable[Path], second: Iterable[Path], *, names: tuple
 
 def _rows(list_file: Path) -> Iterator[tuple[int, str, str]]:
     """Number of the line, name and label of each entry."""
-    text = list_file.read_text(encoding="utf-8-sig")
+    try:
+        text = list_file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{list_file}: not a list of videos: no text in UTF-8") from None
     lines = [
         (number, line.strip())
         for number, line in enumerate(text.splitlines(), start=1)

@@ -34,11 +34,12 @@ from configs.errors import naming, run_command
 from datasets.labelled import NORMAL, read_labelled, unlabelled_videos
 from tools.diagnosis import simulated
 from tools.diagnosis.baselines import trivial_rows
+from tools.diagnosis.frame_classifier import PACKAGE
 from tools.diagnosis.preparation import find_videos, open_reader
 from tools.diagnosis.report import findings, write_report
 from tools.diagnosis.rows import read_row
 from tools.diagnosis.sheet import sheet
-from tools.diagnosis.study import ROOT, Job, run_jobs
+from tools.diagnosis.study import ROOT, Job, ended_by_sigterm, run_jobs
 from tools.diagnosis.summary import Summary
 from tools.simulate import available_cores
 from tools.training.files import whole_file
@@ -48,10 +49,7 @@ SAMPLING = Path("configs/demo/sample.yaml")
 WEIGHTS = Path("configs/demo/weights/endora.safetensors")
 SAMPLER = ("sampling.sampler=unipc3", "sampling.steps=12")
 FRAMES, INTERVAL = 8, 3  # of the shipped Endora's clips, and of the simulated ones
-FIRST_SEED = {
-    "train": 7_000_000,
-    "test": 7_100_000,
-}  # of no simulated clip that Endora learned from
+FIRST_SEED = {"train": 7_000_000, "test": 7_100_000}  # of no clip that Endora learned from
 RECORD = "study.json"
 GENERATED, NOISE, REST, ALL = "generated", "noise", "rest", "all-labels"
 NAMES = {
@@ -108,11 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     plan = _plan(arguments)
     config = load_diagnosis(plan.config, plan.overrides("supervised", "none"))
-    _keep_record(plan, config)
-    _simulate(plan, config)
-    _generate(plan)
-    simulated.make_noise(_pool_videos(plan), plan.data / NOISE, plan.rate)
-    run_jobs(_jobs(plan, config), plan.workers, _say)
+    with ended_by_sigterm():
+        _keep_record(plan, config)
+        _simulate(plan, config)
+        _generate(plan)
+        simulated.make_noise(_pool_videos(plan), plan.data / NOISE, plan.rate)
+        run_jobs(_jobs(plan, config), plan.workers, _say)
     summaries = _report(plan, config)
     print("\n" + "\n".join(findings(summaries)))
     _say(f"{plan.output / 'report.html'}, after {(time.monotonic() - began) / 60:.1f} minutes")
@@ -174,25 +173,14 @@ def _jobs(plan: Plan, config: DiagnosisConfig) -> list[Job]:
     for row, (unlabelled, *more) in rows.items():
         settings = plan.overrides(row, unlabelled, *more)
         load_diagnosis(plan.config, settings)  # tells what is wrong before anything runs
-        command = ("semi_fixmatch.py", "--config", str(plan.config.resolve()), *_resolved(settings))
-        jobs.append(Job(NAMES[row], plan.output / "rows" / row, command, len(config.seeds)))
+        command = (str(ROOT / "semi_fixmatch.py"), "--config", str(plan.config), *settings)
+        jobs.append(Job(NAMES[row], plan.output / "rows" / row, command, tuple(config.seeds)))
     return jobs
 
 
-def _resolved(settings: Sequence[str]) -> list[str]:
-    """Folders in settings as seen from the repository's root, where rows run."""
-    found = []
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        is_folder = key in ("output", "data.folder") or (
-            key == "unlabelled" and value not in ("none", "rest")
-        )
-        found.append(f"{key}={Path(value).resolve()}" if is_folder else setting)
-    return found
-
-
 def _report(plan: Plan, config: DiagnosisConfig) -> list[Summary]:
-    rows = [read_row(plan.output / "rows" / row, name) for row, name in NAMES.items()]
+    folder = plan.output / "rows"
+    rows = [read_row(folder / row, name, config.seeds) for row, name in NAMES.items()]
     videos = find_videos(config)
     sheet_path = plan.output / "videos.png"
     pools = {
@@ -216,11 +204,18 @@ def _report(plan: Plan, config: DiagnosisConfig) -> list[Summary]:
             "labelled videos of each seed.",
             "All labels: the same training with every label of the train list that keeps the "
             "classes even; what could be learned here at best.",
-            "Simulated tubes and a network without any previous knowledge: a test of the tools, "
-            "no statement about patients.",
+            f"Simulated organs, and a network that begins with {_beginning(config)}: a test of the "
+            "tools, no statement about patients.",
         ],
         pictures=[(f"What is learned from: {', '.join(pools)} (middle frames)", sheet_path)],
     )
+
+
+def _beginning(config: DiagnosisConfig) -> str:
+    weights = config.network.weights
+    if weights is None:
+        return "random weights"
+    return "ImageNet's weights" if weights == PACKAGE else f"the weights of {Path(weights).name}"
 
 
 def _keep_record(plan: Plan, config: DiagnosisConfig) -> None:

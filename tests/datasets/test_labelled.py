@@ -54,6 +54,13 @@ def test_lists_of_other_systems_are_read_too(data: Data, text: str) -> None:
     assert [video.label for video in read_labelled(folder, list_file)] == [0, 1]
 
 
+def test_a_list_that_is_no_text_names_its_file(data: Data) -> None:
+    folder, list_file = data("")
+    list_file.write_bytes(b"a.mp4,0\n\xff\xfe")
+    with pytest.raises(ValueError, match=r"train\.txt: not a list of videos"):
+        read_labelled(folder, list_file)
+
+
 def test_a_table_with_more_columns_and_names_without_suffix(data: Data) -> None:
     text = "name,style,label,seed\na,col,0,7\nb,col,1,1\n"
     folder, list_file = data(text, below="")

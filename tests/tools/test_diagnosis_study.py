@@ -14,7 +14,7 @@ from tools.diagnosis_study import _plan, main
 SMALL = (
     *("--train", "10", "--test", "8", "--videos", "3", "--workers", "1"),
     *("seeds=[0]", "data.size=16", "data.frames=2", "data.labelled_per_class=2"),
-    *("network.size=tiny", "train.steps=2", "train.labelled_batch=2"),
+    *("network.size=tiny", "network.weights=null", "train.steps=2", "train.labelled_batch=2"),
     *("train.unlabelled_batch=2", "train.log_every=1", "evaluate.windows=1"),
 )
 

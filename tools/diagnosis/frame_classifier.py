@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from tools.diagnosis.augment import DEVIATION, MEAN
 from tools.diagnosis.classifier import VideoClassifier
 
 LITE = "lite"  # the word for it in settings
-NAME = "tf_efficientnet_lite0"  # its weights, "package", come with a Python package
+NAME = "tf_efficientnet_lite0"
+PACKAGE = "package"  # the word for its weights, which come with a Python package
 STAGES = 5  # of 7: to a sixteenth of the size, a cell of which a polyp of 64 x 64 pixels fills
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HEAD_DEVIATION = 0.01  # of the weights that the classifier begins with
@@ -58,7 +60,7 @@ class FrameClassifier(nn.Module):
                 f"{image_size}"
             )
         self.frames, self.image_size = frames, image_size
-        model = timm_model(NAME, weights or "untrained")
+        model = _image_network(weights)
         self.stem = nn.Sequential(model.conv_stem, model.bn1)
         self.blocks = nn.ModuleList(list(model.blocks)[:STAGES])
         self.tensors = len(self.state_dict())
@@ -122,6 +124,14 @@ class FrameClassifier(nn.Module):
         for stage in self.blocks:
             x = stage(x)
         return x
+
+
+def _image_network(weights: str | None) -> Any:
+    try:
+        return timm_model(NAME, weights or "untrained")
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(str(error).replace("method.prior.weights", "network.weights")) from None
 
 
 def _checksum(network: nn.Module) -> str:

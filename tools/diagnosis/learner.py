@@ -18,7 +18,7 @@ from tools.diagnosis.augment import normalise
 from tools.diagnosis.classifier import VideoClassifier
 from tools.diagnosis.comatch import MemoryBank, Projection, contrast, label_graph, smoothed
 from tools.diagnosis.feeding import Views
-from tools.diagnosis.frame_classifier import LITE, Classifier, FrameClassifier
+from tools.diagnosis.frame_classifier import LITE, PACKAGE, Classifier, FrameClassifier
 from tools.diagnosis.optimiser import build_optimiser, rate_factor, trainable
 from tools.diagnosis.preparation import Split
 from tools.diagnosis.pretrained import Imported, load_pretrained
@@ -275,4 +275,8 @@ def build_classifier(config: DiagnosisConfig) -> tuple[Classifier, Imported | No
     )
     if config.network.weights is None:
         return network, None
+    if config.network.weights == PACKAGE:
+        raise ValueError(
+            f"network.weights={PACKAGE} is for network.size={LITE}; name a file of weights"
+        )
     return network, load_pretrained(network, Path(config.network.weights))

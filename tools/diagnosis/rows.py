@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,16 @@ class Row:
     histories: tuple[Mapping[str, Curve], ...] = field(default=())  # history.csv of each seed
 
 
-def read_row(folder: Path, name: str | None = None) -> Row:
+def read_row(folder: Path, name: str | None = None, seeds: Container[int] | None = None) -> Row:
     """The finished seeds of a row, from its folders seed_0, seed_1 and so on.
 
-    Inputs:  the row's folder, and what to call the row (None: as the folder)
+    Inputs:  the row's folder, what to call the row (None: as the folder), and the seeds that
+             count (None: all that are there)
     Raises:  FileNotFoundError where no seed is finished, ValueError for damaged files and seeds
              that judged other videos
     """
-    found = sorted(_finished(folder).items())
+    finished = _finished(folder).items()
+    found = sorted((seed, place) for seed, place in finished if seeds is None or seed in seeds)
     if not found:
         raise FileNotFoundError(f"{folder}: no finished seed in it (seed_0/{RESULT})")
     tables = [_predictions(place / PREDICTIONS) for _, place in found]

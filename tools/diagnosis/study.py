@@ -27,11 +27,11 @@ class Job:
     name: str
     folder: Path
     command: tuple[str, ...]
-    seeds: int
+    seeds: tuple[int, ...]
 
     def done(self) -> int:
-        """Seeds that are finished."""
-        return len(list(self.folder.glob(f"seed_*/{RESULT}")))
+        """How many of its seeds are finished."""
+        return sum((self.folder / f"seed_{seed}" / RESULT).is_file() for seed in self.seeds)
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> None:
@@ -44,7 +44,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> N
     waiting, running = list(jobs), dict[Job, subprocess.Popen[bytes]]()
     began, known = time.monotonic(), {job: job.done() for job in jobs}
     before = sum(known.values())
-    with _ending(running):
+    with ended_by_sigterm(), _ending(running):
         while waiting or running:
             while waiting and len(running) < max(workers, 1):
                 job = waiting.pop(0)
@@ -54,27 +54,35 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> N
                 status = running[job].poll()
                 if job.done() > known[job]:
                     known[job] = job.done()
-                    done, total = sum(known.values()), sum(job.seeds for job in jobs)
+                    done, total = sum(known.values()), sum(len(job.seeds) for job in jobs)
                     left = (time.monotonic() - began) / (done - before) * (total - done)
                     say(
-                        f"{job.name}: {known[job]} of {job.seeds} seeds; {done} of {total} runs, "
-                        f"about {_clock(left)} left"
+                        f"{job.name}: {known[job]} of {len(job.seeds)} seeds; {done} of {total} "
+                        f"runs, about {_clock(left)} left"
                     )
                 if status is None:
                     continue
                 del running[job]
-                if status:
+                if status or known[job] < len(job.seeds):  # asked to stop, a row's status is 0
                     raise ValueError(f"{job.name} stopped with status {status}: {_last_words(job)}")
 
 
 @contextmanager
-def _ending(running: dict[Job, subprocess.Popen[bytes]]) -> Iterator[None]:
-    """End all processes with this one, also where somebody asks it to stop by SIGTERM."""
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C would, so that it can end what it has started."""
     earlier = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+@contextmanager
+def _ending(running: dict[Job, subprocess.Popen[bytes]]) -> Iterator[None]:
+    """End all processes at the end of the block."""
+    try:
+        yield
+    finally:
         for process in running.values():
             process.terminate()  # a row saves its state then
         for process in running.values():
@@ -87,7 +95,6 @@ def _start(job: Job, *, alone: bool) -> subprocess.Popen[bytes]:
     with (job.folder / CONSOLE).open("ab") as console:
         return subprocess.Popen(
             [sys.executable, *job.command],
-            cwd=ROOT,
             env={**os.environ, **threads},
             stdin=subprocess.DEVNULL,
             stdout=console,

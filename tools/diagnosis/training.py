@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ class Row:
     def report(self) -> None:
         """Write the table of all seeds, with what trivial rules reach."""
         config = self.config
-        row = read_row(Path(config.output), row_name(config))
+        row = read_row(Path(config.output), row_name(config), config.seeds)
         trivial = trivial_rows(config, self.videos, self.reader)
         write_report(Path(config.output), [row, *trivial])
         logger.info("table and page: %s", Path(config.output) / "report.html")
@@ -207,7 +208,8 @@ class Row:
 
     def _keep_best(self, seed: int, learner: Learner, progress: Progress) -> None:
         """The published choice: the epoch with the highest F1 on the test list."""
-        probabilities = self._judge(seed, learner)
+        # Not cut short by a request to stop: a step of this kind is saved with what it scored.
+        probabilities = self._judge(seed, learner, lambda: None)
         measured = self._scores(probabilities)
         self.log.write_scores(learner.step, measured)
         if measured["f1"] > progress.best_f1:
@@ -218,16 +220,16 @@ class Row:
         if self.config.evaluate.choose == "best_on_test":
             return torch.tensor(progress.best, dtype=torch.float64)
         progress.best_step = learner.step
-        return self._judge(seed, learner)
+        # One of several processes must not leave the others waiting for its part.
+        each = (lambda: None) if self.runtime.is_distributed else self.stop.check
+        return self._judge(seed, learner, each)
 
-    def _judge(self, seed: int, learner: Learner) -> Tensor:
+    def _judge(self, seed: int, learner: Learner, each: Callable[[], None]) -> Tensor:
         network = learner.average.networks["classifier"]
         published = self.config.evaluate.supervised == "training_mode"
         if published and self.config.method == "supervised":
             network = learner.classifier  # in training mode, as published
             reseed(seed, self.runtime.rank, learner.step)
-        # One of several processes must not leave the others waiting for its part.
-        each = (lambda: None) if self.runtime.is_distributed else self.stop.check
         with self.stop.shielded():
             return judge_videos(
                 self.config, network, self.videos.test, self.reader, self.runtime, each

@@ -65,8 +65,6 @@ def settings(videos: Path) -> Settings:
             "data.size=16",
             "network.size=tiny",
             "network.weights=null",
-            "network.size=tiny",
-            "network.weights=null",
             "network.drop_path=0",
             "train.steps=6",
             "train.learning_rate=0.001",

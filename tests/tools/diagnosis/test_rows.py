@@ -37,6 +37,7 @@ def test_finished_seeds_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert row.results[1]["seed"] == 10
     assert row.histories[0]["pseudo_accuracy"] == [(20, 0.75), (30, 1)]
     assert not row.trivial
+    assert read_row(tmp_path, seeds=[0, 10]).seeds == (10,)
 
 
 def test_a_folder_without_finished_seeds(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ FINISH = "import pathlib, sys\nfor name in sys.argv[1:]:\n    p = pathlib.Path(n
 p.parent.mkdir(parents=True, exist_ok=True)\n    p.write_text('{}')"
 
 
-def job(folder: Path, *seeds: int, wanted: int | None = None) -> Job:
+def job(folder: Path, *seeds: int) -> Job:
     """A row that finishes seeds at once."""
     files = (str(folder / f"seed_{seed}" / "result.json") for seed in seeds)
-    return Job(folder.name, folder, ("-c", FINISH, *files), wanted or len(seeds))
+    return Job(folder.name, folder, ("-c", FINISH, *files), seeds)
 
 
 def test_all_rows_run_and_progress_counts_seeds(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_time_left_is_that_of_new_seeds(tmp_path: Path) -> None:
 
 def test_a_row_that_fails_tells_why_and_ends_the_others(tmp_path: Path) -> None:
     said = "import sys; print('error: no such thing'); sys.exit(2)"
-    failing = Job("bad", tmp_path / "bad", ("-c", said), 1)
-    slow = Job("slow", tmp_path / "slow", ("-c", "import time; time.sleep(600)"), 1)
+    failing = Job("bad", tmp_path / "bad", ("-c", said), (0,))
+    slow = Job("slow", tmp_path / "slow", ("-c", "import time; time.sleep(600)"), (0,))
     began = time.monotonic()
     with pytest.raises(ValueError, match=r"bad stopped with status 2: error: no such thing") as one:
         run_jobs([slow, failing], 2, print)
@@ -52,14 +52,23 @@ def test_a_row_that_fails_tells_why_and_ends_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - began < 60  # the slow one was ended
 
 
+def test_a_row_that_leaves_seeds_undone_is_no_success(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    (folder / "seed_7").mkdir(parents=True)
+    (folder / "seed_7" / "result.json").write_text("{}")  # of other settings: not asked for
+    stopped = Job("a", folder, ("-c", "print('stopped as asked')"), (0,))
+    with pytest.raises(ValueError, match="a stopped with status 0: stopped as asked"):
+        run_jobs([stopped], 1, print)
+
+
 def test_a_request_to_stop_ends_the_rows_as_well(tmp_path: Path) -> None:
     said = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text("
-    slow = Job("slow", tmp_path / "slow", ("-c", f"{said}str(os.getpid())); time.sleep(600)"), 1)
+    slow = Job("slow", tmp_path / "slow", ("-c", f"{said}str(os.getpid())); time.sleep(600)"), (0,))
     asked = (
         f"import os, pathlib, signal, time\nwhile not pathlib.Path({str(tmp_path / 'pid')!r})"
         f".is_file(): time.sleep(0.05)\nos.kill({os.getpid()}, signal.SIGTERM)"
     )
-    asking = Job("asking", tmp_path / "asking", ("-c", f"{asked}\ntime.sleep(600)"), 1)
+    asking = Job("asking", tmp_path / "asking", ("-c", f"{asked}\ntime.sleep(600)"), (0,))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
         run_jobs([slow, asking], 2, print)

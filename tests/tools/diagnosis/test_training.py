@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from semi_fixmatch import main
+from tools.diagnosis import training
 from tools.diagnosis.checkpoint import read_saved
 from tools.diagnosis.learner import Learner
 
@@ -93,8 +94,8 @@ def test_a_killed_row_goes_on_bit_for_bit(
     one, other = network(whole), network(stopped)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert history(whole) == history(stopped)
-    for name in ("predictions.csv",):
-        assert (whole / "seed_3" / name).read_bytes() == (stopped / "seed_3" / name).read_bytes()
+    one_file, other_file = (place / "seed_3" / "predictions.csv" for place in (whole, stopped))
+    assert one_file.read_bytes() == other_file.read_bytes()
     assert not (stopped / "seed_3" / "checkpoint.pt").exists()
 
 
@@ -180,6 +181,23 @@ def test_compat_says_so_and_chooses_the_epoch_on_the_test_list(
     left = result(tmp_path)
     assert left["scores"]["f1"] == pytest.approx(max(epochs.values()))
     assert epochs[left["judged_step"]] == max(epochs.values())
+
+
+def test_a_request_to_stop_while_an_epoch_is_judged_comes_after_it(
+    command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = training.judge_videos
+
+    def interrupted(*arguments: Any) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return judge(*arguments)
+
+    monkeypatch.setattr(training, "judge_videos", interrupted)
+    assert main(command(tmp_path, "compat=endora", "train.epochs=3")) == 0
+    saved = read_saved(tmp_path / "seed_3" / "checkpoint.pt")
+    assert saved["learner"]["step"] == 2
+    assert saved["beside"]["best_step"] == 2
+    assert len(saved["beside"]["best"]) == 8
 
 
 def test_compat_scores_supervised_training_with_branches_left_out(
