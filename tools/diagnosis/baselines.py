@@ -13,7 +13,7 @@ from torch import Tensor
 from configs.diagnosis import DiagnosisConfig
 from datasets.labelled import LabelledVideo
 from tools.diagnosis.clips import ClipReader
-from tools.diagnosis.measures import THRESHOLD, Floats, Integers, scores
+from tools.diagnosis.measures import THRESHOLD, Floats, Integers, weighted_scores
 from tools.diagnosis.preparation import Videos, split
 from tools.diagnosis.rows import Row
 
@@ -59,9 +59,10 @@ def by_length(
         return np.full(len(lengths), THRESHOLD), "all videos of the train list have one length"
     between = (different[1:] + different[:-1]) / 2
     rules = [(float(limit), shorter) for limit in between for shorter in (True, False)]
+    once = np.ones((1, len(train_labels)), np.int64)
     found = [
-        scores(train_labels, _called(train_lengths, limit, shorter))["f1"]
-        for limit, shorter in rules
+        float(weighted_scores(train_labels, _called(train_lengths, *rule), once)["f1"][0])
+        for rule in rules
     ]
     limit, shorter = rules[int(np.argmax(found))]
     word = "shorter" if shorter else "longer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -81,13 +81,16 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     videos = draw_videos(first.labels)
     drawn = [bootstrap(row.labels, row.probabilities, videos) for row in rows]
     reference = next((k for k, row in enumerate(rows) if is_reference(row)), None)
-    found = []
-    for row, draws in zip(rows, drawn, strict=True):
-        compared = None
-        if reference is not None and not row.trivial and row is not rows[reference]:
-            compared = _differences(row, draws, rows[reference], drawn[reference])
-        found.append(_summary(row, draws, compared))
-    return found
+    found = [_summary(row, draws) for row, draws in zip(rows, drawn, strict=True)]
+    if reference is None:
+        return found
+    basis, basis_draws = found[reference], drawn[reference]
+    return [
+        each
+        if each.row.trivial or each is basis
+        else replace(each, differences=_differences(each, draws, basis, basis_draws))
+        for each, draws in zip(found, drawn, strict=True)
+    ]
 
 
 def is_reference(row: Row) -> bool:
@@ -97,7 +100,7 @@ def is_reference(row: Row) -> bool:
     return bool(row.results) and row.results[0].get("method") == REFERENCE
 
 
-def _summary(row: Row, draws: Bootstrap, differences: Mapping[str, Difference] | None) -> Summary:
+def _summary(row: Row, draws: Bootstrap) -> Summary:
     each = [scores(row.labels, run) for run in row.probabilities]
     values = {
         name: Value(
@@ -109,22 +112,15 @@ def _summary(row: Row, draws: Bootstrap, differences: Mapping[str, Difference] |
     }
     counts = [name for name in each[0] if name not in MEASURES]
     confusion = {name: float(np.mean([run[name] for run in each])) for name in counts}
-    return Summary(row, values, confusion, differences, _pseudo(row))
+    return Summary(row, values, confusion, None, _pseudo(row))
 
 
 def _differences(
-    row: Row, draws: Bootstrap, other: Row, other_draws: Bootstrap
+    one: Summary, draws: Bootstrap, other: Summary, other_draws: Bootstrap
 ) -> dict[str, Difference]:
-    means = [
-        {
-            name: float(np.mean([scores(each.labels, run)[name] for run in each.probabilities]))
-            for name in MEASURES
-        }
-        for each in (row, other)
-    ]
     return {
-        name: Difference(means[0][name] - means[1][name], draws.difference(other_draws, name))
-        for name in MEASURES
+        name: Difference(value.mean - other.values[name].mean, draws.difference(other_draws, name))
+        for name, value in one.values.items()
     }
 
 

@@ -14,13 +14,17 @@ from tools.diagnosis.summary import Difference, Summary, Value
 
 EXPLAINED = (
     "Values in percent: mean ± standard deviation over seeds. F1 is that of the abnormal class at "
-    "probability 0.5. Every seed has its own labelled videos and start weights, the same ones in "
-    "all rows. The last step is judged: nothing was chosen on the test videos."
+    "probability 0.5."
 )
-CHOSEN = "In this table the best epoch was chosen on the test videos: its values are too high."
+ALIKE = (
+    "A seed gives the same labelled videos and the same start weights in all rows of equally many "
+    "labelled videos."
+)
+JUDGED = "The last step is judged: nothing was chosen on the test videos."
+CHOSEN = "the best epoch was chosen on the test videos, so its values are too high"
 INTERVALS = (
     f"Intervals hold {LEVEL:.0%} of {DRAWS} bootstrap draws of test videos and of seeds; "
-    "differences are taken within each draw (paired)."
+    "differences are taken within each draw (paired), and not corrected for being several."
 )
 TRIVIAL = "Rows in italics are rules that need no understanding of video."
 NONE = "-"  # in a cell that has no value
@@ -101,10 +105,14 @@ def start_weights(summary: Summary) -> str:
 
 def notes(summaries: Sequence[Summary]) -> list[str]:
     """What a reader has to know, in sentences."""
-    chosen = any(_chose_on_test(each) for each in summaries)
+    chosen = [each.row.name for each in summaries if _chose_on_test(each)]
+    trained = sum(not each.row.trivial for each in summaries)
     labels = summaries[0].row.labels
-    test = f"{len(labels)} test videos, {int(labels.sum())} of them abnormal."
-    found = [test, CHOSEN if chosen else EXPLAINED, INTERVALS]
+    found = [f"{len(labels)} test videos, {int(labels.sum())} of them abnormal.", EXPLAINED]
+    if trained > 1:
+        found.append(ALIKE)
+    found += [f"{name}: {CHOSEN}." for name in chosen] or [JUDGED]
+    found.append(INTERVALS)
     if any(each.row.trivial for each in summaries):
         found.append(TRIVIAL)
     return found + [f"{each.row.name}: {each.row.note}." for each in summaries if each.row.note]

@@ -123,9 +123,12 @@ def test_weights_are_told_by_their_checksum() -> None:
 def test_choosing_on_the_test_videos_is_told() -> None:
     settings = {"evaluate": {"choose": "best_on_test"}}
     row = trained("published", "fixmatch", 1.0, settings=settings)
-    text = to_markdown("x", summarise([row]))
-    assert "too high" in text
+    ours = trained("ours", "fixmatch", 1.0)
+    text = to_markdown("x", summarise([ours, row]))
+    assert "published: the best epoch was chosen on the test videos" in text
+    assert "standard deviation over seeds" in text
     assert "nothing was chosen" not in text
+    assert "nothing was chosen" in to_markdown("x", summarise([ours]))
 
 
 def test_rows_of_other_videos_are_refused(rows: list[Row]) -> None:
