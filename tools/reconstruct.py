@@ -35,12 +35,12 @@ from configs.load import build, merge_sources
 from datasets.parallel import only_run
 from datasets.sources import Source
 from datasets.video_io import write_video
+from tools.reconstruction.cameras.judge import Verdict
 from tools.reconstruction.frames import read_clip, scenes_in
-from tools.reconstruction.judge import Verdict
-from tools.reconstruction.rasterise import choose_backend
+from tools.reconstruction.results.table import lines_of, write_table
 from tools.reconstruction.scene import Outcome, reconstruct
 from tools.reconstruction.settings import Reconstruction
-from tools.reconstruction.table import lines_of, write_table
+from tools.reconstruction.splatting.rasterise import choose_backend
 from tools.reconstruction.truth import read_truth, simulated
 from tools.simulate import write_truth
 from tools.training.runtime import Runtime

@@ -1,1 +1,11 @@
-"""From a clip to a scene of Gaussians: cameras and their judge, depth, fit, results."""
+"""From a clip to a scene of Gaussians, or to a reason why there is none.
+
+    cameras/     poses from files or by COLMAP, and the judge who says whether to trust them
+    depth/       depth of the frames, from files, networks, brightness or the cameras' points
+    splatting/   Gaussians: rendering, deformation, growth, fit; knows no files but its own
+    results/     what is measured, drawn and written of a finished scene
+
+Of these each knows only those above it. `frames` reads clips, `preparing` brings frames, cameras
+and depth together, `scene` tells the story from clip to results, `memory` lets it go on after a
+stop, and `pass_rates` counts the clips of a generator that pass the judge.
+"""

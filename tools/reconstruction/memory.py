@@ -10,9 +10,9 @@ from typing import IO, Any, cast
 import torch
 
 from configs.load import to_plain
-from tools.reconstruction.cameras import Cameras
-from tools.reconstruction.find_cameras import Found, SparsePoints
-from tools.reconstruction.judge import Verdict
+from tools.reconstruction.cameras.judge import Verdict
+from tools.reconstruction.cameras.pinhole import Cameras
+from tools.reconstruction.cameras.search import Found, SparsePoints
 from tools.reconstruction.settings import Reconstruction
 from tools.training.checkpoints import flatten
 from tools.training.files import remove_partial_files, whole_file

@@ -30,9 +30,9 @@ import torch
 from configs.errors import run_command
 from datasets.parallel import in_processes, only_run
 from datasets.sources import Source, find_sources
-from tools.reconstruction.find_cameras import CameraOptions, find_cameras
-from tools.reconstruction.judge import Limits
-from tools.reconstruction.masks import automatic_masks
+from tools.reconstruction.cameras.judge import Limits
+from tools.reconstruction.cameras.masks import automatic_masks
+from tools.reconstruction.cameras.search import CameraOptions, find_cameras
 from tools.reconstruction.pass_tables import Row, write_tables
 from tools.training.files import whole_file
 from tools.training.progress import VideoProgress

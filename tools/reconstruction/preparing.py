@@ -11,9 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tools.reconstruction.camera_files import read_cameras
-from tools.reconstruction.cameras import Cameras
-from tools.reconstruction.depth import (
+from tools.reconstruction.cameras.files import read_cameras
+from tools.reconstruction.cameras.judge import Verdict
+from tools.reconstruction.cameras.masks import automatic_masks, read_user_masks
+from tools.reconstruction.cameras.pinhole import Cameras
+from tools.reconstruction.cameras.point_files import read_points
+from tools.reconstruction.cameras.search import CameraOptions, Found, find_cameras, no_points
+from tools.reconstruction.depth.points import depth_at_points
+from tools.reconstruction.depth.sources import (
     DepthMaps,
     Depths,
     Kind,
@@ -26,14 +31,9 @@ from tools.reconstruction.depth import (
     to_points,
     with_free_unit,
 )
-from tools.reconstruction.depth_of_points import depth_at_points
-from tools.reconstruction.find_cameras import CameraOptions, Found, find_cameras, no_points
 from tools.reconstruction.frames import Clip, Pictures, fitted_size, resized
-from tools.reconstruction.judge import Verdict
-from tools.reconstruction.masks import automatic_masks, read_user_masks
-from tools.reconstruction.point_files import read_points
-from tools.reconstruction.rendering import every_camera
 from tools.reconstruction.settings import Reconstruction
+from tools.reconstruction.splatting.rendering import every_camera
 from tools.reconstruction.truth import Truth, of_clip
 
 Mask = NDArray[np.bool_]

@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 
-from tools.reconstruction.cameras import Cameras
-from tools.reconstruction.depth import DepthMaps
-from tools.reconstruction.find_cameras import Found
-from tools.reconstruction.fit import Fit
+from tools.reconstruction.cameras.judge import Verdict
+from tools.reconstruction.cameras.pinhole import Cameras
+from tools.reconstruction.cameras.search import Found
+from tools.reconstruction.depth.sources import DepthMaps
 from tools.reconstruction.frames import Clip
-from tools.reconstruction.initial_points import Points, initial_points
-from tools.reconstruction.judge import Verdict
 from tools.reconstruction.memory import Memory
 from tools.reconstruction.preparing import (
     Frames,
@@ -27,10 +25,12 @@ from tools.reconstruction.preparing import (
     prepare_depth,
     prepare_frames,
 )
-from tools.reconstruction.quality import held_out, perceptual_distance
-from tools.reconstruction.rasterise import choose_backend
-from tools.reconstruction.results import Story, write_refusal, write_results
+from tools.reconstruction.results.files import Story, write_refusal, write_results
+from tools.reconstruction.results.quality import held_out, perceptual_distance
 from tools.reconstruction.settings import Reconstruction
+from tools.reconstruction.splatting.fit import Fit
+from tools.reconstruction.splatting.initial_points import Points, initial_points
+from tools.reconstruction.splatting.rasterise import choose_backend
 from tools.reconstruction.truth import Truth
 from tools.training.progress import VideoProgress
 from tools.training.stopping import StopRequest

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.schema import require
-from tools.reconstruction.fit_settings import FitSettings
+from tools.reconstruction.splatting.fit_settings import FitSettings
 
 CameraSource = Literal["auto", "colmap", "given", "fixed"]
 DeviceName = Literal["auto", "cpu", "cuda"]

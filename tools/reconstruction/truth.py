@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.simulator import FRAME_RATE, SimulatedClip, simulate_clip, simulate_views
-from tools.reconstruction.camera_files import read_cameras
-from tools.reconstruction.cameras import Alignment, Camera, Cameras, align
-from tools.reconstruction.depth import read_given
+from tools.reconstruction.cameras.files import read_cameras
+from tools.reconstruction.cameras.pinhole import Alignment, Camera, Cameras, align
+from tools.reconstruction.depth.sources import read_given
 from tools.reconstruction.frames import Clip
 from tools.reconstruction.settings import QualitySettings, SimulationSettings
 

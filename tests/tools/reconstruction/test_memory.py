@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.reconstruction.cameras import fixed_cameras
-from tools.reconstruction.find_cameras import Found, no_points
-from tools.reconstruction.judge import Verdict
+from tools.reconstruction.cameras.judge import Verdict
+from tools.reconstruction.cameras.pinhole import fixed_cameras
+from tools.reconstruction.cameras.search import Found, no_points
 from tools.reconstruction.memory import Memory
 from tools.reconstruction.settings import Reconstruction
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tools.reconstruction import pass_rates as module
-from tools.reconstruction.find_cameras import CameraOptions, Found, no_points
-from tools.reconstruction.judge import Verdict
+from tools.reconstruction.cameras.judge import Verdict
+from tools.reconstruction.cameras.search import CameraOptions, Found, no_points
 from tools.reconstruction.pass_rates import find_sets, main
 from tools.reconstruction.pass_tables import Row, markdown, summarise, wilson, write_tables
 

@@ -17,12 +17,12 @@ from datasets.simulator import simulate_clip
 from datasets.video_io import frame_count, write_video
 from tools import reconstruct
 from tools.reconstruction import preparing
-from tools.reconstruction.camera_files import read_cameras, write_colmap
-from tools.reconstruction.cameras import fixed_cameras
-from tools.reconstruction.find_cameras import Found, no_points
-from tools.reconstruction.judge import Verdict
-from tools.reconstruction.point_files import read_points
-from tools.reconstruction.scene_files import read_scene
+from tools.reconstruction.cameras.files import read_cameras, write_colmap
+from tools.reconstruction.cameras.judge import Verdict
+from tools.reconstruction.cameras.pinhole import fixed_cameras
+from tools.reconstruction.cameras.point_files import read_points
+from tools.reconstruction.cameras.search import Found, no_points
+from tools.reconstruction.splatting.scene_files import read_scene
 from tools.simulate import write_truth
 from tools.training.stopping import StopRequest
 

@@ -1,0 +1,1 @@
+"""Depth of the frames of a clip, from files, networks, brightness, or the points of cameras."""
