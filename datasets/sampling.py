@@ -55,7 +55,7 @@ class EndlessBatches(Iterator[dict[str, Tensor]]):
         if self._loaded is None:
             self._loaded = self._start()
         batch = next(self._loaded)
-        if isinstance(batch, _Failure):
+        if isinstance(batch, Failure):
             self.close()
             raise batch.error()
         self._sampler.first += 1
@@ -78,8 +78,8 @@ class EndlessBatches(Iterator[dict[str, Tensor]]):
             sampler=self._sampler,
             num_workers=workers,
             prefetch_factor=2 if workers else None,
-            worker_init_fn=_begin_worker,
-            collate_fn=_unchanged,
+            worker_init_fn=begin_worker,
+            collate_fn=unchanged,
             pin_memory=torch.cuda.is_available(),
             # The loader draws a seed when it starts; not from the numbers that training uses.
             generator=torch.Generator(),
@@ -173,17 +173,18 @@ def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """An error on its way to the main process, which would else arrive with a traceback in it."""
 
     missing: bool
     message: str
 
     def error(self) -> Exception:
+        """What the main process raises."""
         return FileNotFoundError(self.message) if self.missing else ValueError(self.message)
 
 
-Loaded = dict[str, Tensor] | _Failure
+Loaded = dict[str, Tensor] | Failure
 
 
 class _ItemsByNumber(Dataset[Loaded]):
@@ -201,7 +202,7 @@ class _ItemsByNumber(Dataset[Loaded]):
         try:
             items = [self._item(number) for number in numbers]
         except (ValueError, OSError) as error:
-            return _Failure(isinstance(error, FileNotFoundError), str(error))
+            return Failure(isinstance(error, FileNotFoundError), str(error))
         return {key: torch.stack([item[key] for item in items]) for key in items[0]}
 
     def _item(self, number: int) -> dict[str, Tensor]:
@@ -209,10 +210,12 @@ class _ItemsByNumber(Dataset[Loaded]):
         return self.dataset.draw(index, choices_of(number, self.seed))
 
 
-def _begin_worker(_worker: int) -> None:
+def begin_worker(_worker: int) -> None:
+    """A loader process leaves the cores to the others, and stopping to the main process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers itself
 
 
-def _unchanged(batch: Any) -> Any:
+def unchanged(batch: Any) -> Any:
+    """What a data set gives is a batch already."""
     return batch

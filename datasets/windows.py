@@ -17,26 +17,14 @@ PUBLISHED_RATE, PUBLISHED_FPS = 32, 30.0
 def frames_in(seconds: float, fps: float) -> int:
     """Frames of a file that a window of so many seconds of the scene covers, at least 1.
 
-    `fps` are frames per second of the scene: of a recording what its file says, of a generated
-    video `generated_fps`, whatever its file says.
+    `fps` are frames per second of the scene: of a recording what its file says; of a generated
+    video, whatever its file says, the rate of the recordings that its model learned from, divided
+    by their frames from one of its frames to the next.
     Raises:  ValueError unless both are above 0
     """
     if not (seconds > 0 and fps > 0):
         raise ValueError(f"a window of {seconds} s at {fps} frames per second: both are above 0")
     return max(1, round(seconds * fps))
-
-
-def generated_fps(source_fps: float, frame_interval: int) -> float:
-    """Frames per second of the scene that a generated video has.
-
-    Its model learned from every `frame_interval`-th frame of recordings of `source_fps`.
-    Raises:  ValueError unless both are above 0
-    """
-    if not source_fps > 0 or frame_interval < 1:
-        raise ValueError(
-            f"frames per second {source_fps}, frame interval {frame_interval}: both are above 0"
-        )
-    return source_fps / frame_interval
 
 
 def spread(start: int, span: int, frames: int) -> Indices:

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from configs.diagnosis import DiagnosisConfig
 from datasets.labelled import ABNORMAL, LabelledVideo
+from datasets.sampling import Failure, begin_worker, unchanged
 from datasets.windows import Indices, even_windows, published_window
 from tools.diagnosis.augment import normalise, plain_view
 from tools.diagnosis.baselines import shown_name
 from tools.diagnosis.clips import ClipReader
-from tools.diagnosis.feeding import Failure, begin_worker, file_rate, scene_span, unchanged
+from tools.diagnosis.feeding import file_rate, scene_span
 from tools.training.files import whole_file
 from tools.training.runtime import Runtime
 
@@ -81,7 +82,7 @@ def judge_videos(
     for place, clips in zip(places, loader, strict=True):
         each()
         if isinstance(clips, Failure):
-            raise FileNotFoundError(clips.message) if clips.missing else ValueError(clips.message)
+            raise clips.error()
         result[place] = _pooled(_abnormal(config, network, clips, runtime), config.evaluate.top)
     if runtime.is_distributed:
         shared = result.to(runtime.device)

@@ -8,9 +8,7 @@ processes nor of loader workers nor a stop changes what is seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from configs.diagnosis import DiagnosisConfig
-from datasets.sampling import choices_of, clip_of
+from datasets.sampling import Failure, begin_worker, choices_of, clip_of, unchanged
 from datasets.windows import Indices, frames_in, published_window, train_window
 from tools.diagnosis.augment import strong_view, weak_view
 from tools.diagnosis.clips import ClipReader
@@ -28,14 +26,6 @@ from tools.training.runtime import Runtime
 LABELLED, POOL = 0, 1  # streams of random numbers of one seed
 
 Views = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error of a worker on its way to the main process."""
-
-    missing: bool
-    message: str
 
 
 class StepViews(Dataset["Views | Failure"]):
@@ -178,7 +168,7 @@ class Steps:
     def __next__(self) -> Views:
         views = next(self._loaded)
         if isinstance(views, Failure):
-            raise FileNotFoundError(views.message) if views.missing else ValueError(views.message)
+            raise views.error()
         return {name: part.to(self.device, non_blocking=True) for name, part in views.items()}
 
     def close(self) -> None:
@@ -186,16 +176,3 @@ class Steps:
         end_workers = getattr(self._loaded, "_shutdown_workers", None)
         if end_workers is not None:
             end_workers()
-
-
-def begin_worker(_worker: int) -> None:
-    """A loader process leaves the cores to the others, and stopping to the main process."""
-    import signal
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def unchanged(views: Any) -> Any:
-    """Views are whole already."""
-    return views

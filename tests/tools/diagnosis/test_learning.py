@@ -74,7 +74,7 @@ def auroc(data: Path, output: Path, seeds: int, *overrides: str) -> float:
         "train.layer_decay=1",
         "train.warmup_steps=20",
         "train.ema_decay=0.999",
-        "train.steps=150",
+        "train.steps=80",
         "train.labelled_batch=4",
         "train.unlabelled_batch=8",
         "train.threshold=0.9",
