@@ -5,7 +5,7 @@
     splatting/   Gaussians: rendering, deformation, growth, fit; knows no files but its own
     results/     what is measured, drawn and written of a finished scene
 
-Of these each knows only those above it. `frames` reads clips, `preparing` brings frames, cameras
+The first three know only those above them. `frames` reads clips, `preparing` brings frames, cameras
 and depth together, `scene` tells the story from clip to results, `memory` lets it go on after a
 stop, and `pass_rates` counts the clips of a generator that pass the judge.
 """

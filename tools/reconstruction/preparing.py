@@ -114,6 +114,11 @@ def check_depth(clip: Clip, settings: Reconstruction, truth: Truth) -> None:
     Raises:  FileNotFoundError, ValueError in one line
     """
     name = settings.depth.source
+    if name == "none" and settings.cameras.source == "fixed":
+        raise ValueError(
+            "one fixed camera has no parallax to tell depth by: add --depth MAPS or NETWORK, or "
+            "--depth shading for a guess from brightness"
+        )
     if name == "truth":
         if truth.depths is None:
             raise ValueError("depth.source=truth needs a simulated clip (--simulate SEED)")
@@ -130,8 +135,8 @@ def prepare_depth(
     settings: Reconstruction,
     truth: Truth,
     device: torch.device,
-) -> DepthMaps | None:
-    """Depth of every frame in the unit of the cameras; None where nothing tells it.
+) -> DepthMaps:
+    """Depth of every frame in the unit of the cameras.
 
     Inputs:  cameras of the fit, at its size
     Raises:  FileNotFoundError, ValueError in one line
@@ -139,7 +144,10 @@ def prepare_depth(
     name = settings.depth.source
     points = found.points.positions
     if name == "none" and not len(points):
-        return None
+        raise ValueError(
+            "no depth to start from: the given cameras come without points; add --depth MAPS in "
+            "their unit, or give a COLMAP model with its points3D.txt"
+        )
     everywhere = replace(
         cameras,
         world_to_camera=torch.stack(
@@ -178,7 +186,7 @@ def _given(clip: Clip, settings: Reconstruction, truth: Truth) -> Found:
         every = read_cameras(Path(settings.cameras.poses), clip.length, height, width, lens)
         cameras, points = of_clip(every, clip), read_points(Path(settings.cameras.poses))
     figures = {"frames": len(cameras), "view": cameras.field_of_view}
-    return Found(cameras, points, Verdict(True, "given", figures, ("cameras were given",)))
+    return Found(cameras, points, Verdict(True, "given", figures))
 
 
 def _given_depth(

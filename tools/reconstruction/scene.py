@@ -83,14 +83,14 @@ def reconstruct(
         return Outcome(clip.name, found.verdict)
     cameras = found.cameras.resized(*frames.size)
     depth = prepare_depth(frames, found, cameras, settings, truth, device)
-    if depth is not None:
-        say(f"depth: {depth.kind} ({depth.note})")
+    say(f"depth: {depth.kind} ({depth.note})")
     test = held_out(len(cameras), settings.quality.test_every)
     fit = start_fit(frames, cameras, depth, found, test, settings, device)
     state = memory.fit_state()
     if state is not None:
         fit.load(state)
-    say(f"fitting {len(fit.gaussians())} Gaussians; {choose_backend(device)[1]}")
+    backend = choose_backend(device, settings.fit.backend)[1]
+    say(f"fitting {len(fit.gaussians())} Gaussians; {backend}")
     if not run_fit(fit, memory, stop, settings.output.save_seconds):
         return Outcome(clip.name, found.verdict, stopped=True)
     story = replace(
@@ -108,7 +108,7 @@ def reconstruct(
 def start_fit(
     frames: Frames,
     cameras: Cameras,
-    depth: DepthMaps | None,
+    depth: DepthMaps,
     found: Found,
     test: list[int],
     settings: Reconstruction,
@@ -118,11 +118,11 @@ def start_fit(
     posed = list(cameras.numbers)
     pictures = torch.from_numpy(frames.pictures)[posed]
     masks = torch.from_numpy(frames.masks)[posed]
-    maps = None if depth is None else torch.from_numpy(depth.values)[posed]
+    maps = torch.from_numpy(depth.values)[posed]
     train = [place for place in range(len(posed)) if place not in set(test)]
     sparse = Points(found.points.positions, found.points.colours)
     limit = GPU_POINTS if device.type == "cuda" else CPU_POINTS
-    whole = None if depth is None or depth.kind == "points" else maps
+    whole = None if depth.kind == "points" else maps  # else interpolated between the points
     points = initial_points(cameras, pictures, masks, whole, sparse, limit, settings.seed, train)
     return Fit(
         pictures,

@@ -214,7 +214,8 @@ def test_what_belongs_to_another_clip_is_refused(clip: Path, tmp_path: Path) -> 
     wide = ["--cameras", "fixed", "--depth", "elsewhere.npz"]
     refused("no such depth file", clip, *wide, "--output", tmp_path / "other")
     refused("unit", clip, "--poses", truth, "--depth", "shading", "--output", tmp_path / "third")
-    refused("points and no depth", clip, "--poses", truth, "--output", tmp_path / "fourth")
+    refused("come without points", clip, "--poses", truth, "--output", tmp_path / "fourth")
+    refused("no parallax.*--depth shading", clip, "--cameras", "fixed", *out)
 
 
 def test_settings_that_cannot_work_are_refused(clip: Path, tmp_path: Path) -> None:

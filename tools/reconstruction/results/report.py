@@ -52,6 +52,7 @@ FIGURES = {
     ),
     "explained": ("matched features that belong to a point", f"{LIMITS.explained:.0%} or more"),
     "motion_features": ("features in a frame", ""),
+    "motion_frames": ("frames of the clip", ""),
     "frames": ("frames with a pose", f"{LIMITS.frames_share:.0%}, at least {LIMITS.frames}"),
     "points": ("points", f"{LIMITS.points} or more"),
     "track": ("frames that see a point", f"{LIMITS.track:g} or more"),
@@ -75,8 +76,10 @@ def write_report(folder: Path, story: Story, metrics: Mapping[str, Any]) -> None
     verdict = metrics["verdict"]
     parts = [heading(_title(story), MEANING[verdict["kind"]], _facts(metrics))]
     if verdict["kind"] == "refused":
-        parts.append(stamp(story.found.verdict.text))
+        parts.append(stamp("; ".join(story.found.verdict.reasons)))
         parts.append(picture(folder / "contact_sheet.png", "frames of the clip"))
+        if story.found.verdict.advice:
+            parts.append(section("What may help", story.found.verdict.advice))
     else:
         parts += _films(folder, story, metrics)
         parts.append(_quality(metrics))

@@ -56,10 +56,10 @@ def rasterise(
     Raises:
         ValueError: `gsplat` asked for where it cannot run.
     """
-    chosen, reason = choose_backend(gaussians.positions.device)
+    chosen, reason = choose_backend(gaussians.positions.device, backend)
     if backend == "gsplat" and chosen != "gsplat":
         raise ValueError(f"the rasteriser gsplat cannot run: {reason}")
-    if chosen == "gsplat" and backend != "torch":
+    if chosen == "gsplat":
         from tools.reconstruction.splatting.rasterise_gsplat import rasterise_gsplat
 
         colour, depth, opacity, means2d, radii = rasterise_gsplat(gaussians, camera, degree)
@@ -71,8 +71,15 @@ def rasterise(
 
 
 @cache
-def choose_backend(device: torch.device) -> tuple[Literal["torch", "gsplat"], str]:
-    """The back end that `auto` takes for tensors on a device, and why (one line)."""
+def choose_backend(
+    device: torch.device, wanted: Backend = "auto"
+) -> tuple[Literal["torch", "gsplat"], str]:
+    """The back end that is taken for tensors on a device, and why (one line).
+
+    gsplat is not tried, which can take minutes, where `torch` is wanted.
+    """
+    if wanted == "torch":
+        return "torch", "the rasteriser of torch was asked for"
     if device.type != "cuda":
         return "torch", "the scene lies on the CPU, and gsplat has no CPU path"
     from tools.reconstruction.splatting.rasterise_gsplat import why_not

@@ -86,7 +86,7 @@ def why_not(device: torch.device) -> str:
 
 def _trial(command: list[str], minutes: float) -> str:
     """Run the trial render in its own process: empty if it worked, else the last line it said."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     try:
         done = subprocess.run(
             command, cwd=root, capture_output=True, text=True, timeout=60 * minutes, check=False

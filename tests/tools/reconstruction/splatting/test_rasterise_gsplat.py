@@ -44,6 +44,12 @@ def test_a_trial_that_aborts_or_hangs_is_a_reason() -> None:
     assert "no picture within" in reason
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the trial works on a machine with a GPU")
+def test_the_trial_is_found_by_its_process() -> None:
+    reason = rasterise_gsplat._trial([sys.executable, "-m", rasterise_gsplat.__name__], 1)
+    assert "NVIDIA" in reason or "CUDA" in reason  # of torch: the module itself was found
+
+
 def test_a_trial_that_renders_gives_no_reason() -> None:
     assert rasterise_gsplat._trial([sys.executable, "-c", "print('gsplat rendered')"], 1) == ""
 
