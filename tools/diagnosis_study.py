@@ -5,8 +5,8 @@
 
 Simulates labelled videos of organs with and without a polyp, samples videos from the demo's shipped
 Endora, and trains a classifier with few labels and: nothing else; the other videos of the train
-list without their labels; the generated videos; noise. One more row has all labels: what could be
-learned here at best. All rows have the same seeds, labelled videos, start weights and steps.
+list without their labels; the generated videos; noise. All rows have the same seeds, labelled
+videos, start weights and steps. One more row has all labels: what those that are missing are worth.
 
     OUTPUT/table.md, table.csv, table.json, plot.png, report.html
     OUTPUT/data/         videos         OUTPUT/rows/NAME/seed_K/     what each row left
@@ -202,8 +202,8 @@ def _report(plan: Plan, config: DiagnosisConfig) -> list[Summary]:
             f"Unlabelled videos: generated {len(pools['generated'])}, noise {len(pools['noise'])} "
             "(the pixels of the generated ones, shuffled), real: the train list without the "
             "labelled videos of each seed.",
-            "All labels: the same training with every label of the train list that keeps the "
-            "classes even; what could be learned here at best.",
+            "All labels: supervised training with every label of the train list that keeps the "
+            "classes even and as many steps: what the labels that the other rows lack are worth.",
             f"Simulated organs, and a network that begins with {_beginning(config)}: a test of the "
             "tools, no statement about patients.",
         ],

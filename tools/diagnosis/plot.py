@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN = ("auroc", "f1", "balanced_accuracy")
+CHANCE = ("auroc", "balanced_accuracy")  # 50 percent without any knowledge
 TRAINED, TRIVIAL, SEED = "#2d6fa8", "#9aa5ad", "#8fb8da"
 ACCEPTED = "pseudo_accuracy"
 CURVES = ("#2d6fa8", "#c2452d", "#3d8b4f", "#e3b23c", "#7d5ba6", "#555555")
@@ -54,7 +55,8 @@ def _draw_score(axes: Axes, summaries: Sequence[Summary], name: str) -> None:
             seeds = [100 * one for one in value.of_seeds]
             axes.plot(seeds, [place + 0.22] * len(seeds), "o", color=SEED, ms=3)
         axes.plot([100 * value.mean], [place], "o", color=colour, ms=6)
-    axes.axvline(50, color="#cccccc", lw=1, ls=":")
+    if name in CHANCE:
+        axes.axvline(50, color="#cccccc", lw=1, ls=":")
     axes.set_yticks(range(len(summaries)), [each.row.name for each in summaries])
     axes.set_ylim(len(summaries) - 0.4, -0.6)
     _finish(axes, f"{MEASURES[name]}, percent")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools.diagnosis.measures import MEASURES
 from tools.diagnosis.rows import Row
 from tools.diagnosis.summary import Summary, summarise
 from tools.diagnosis.tables import (
     detail_table,
+    difference,
     interval_table,
     main_table,
     notes,
@@ -34,6 +36,7 @@ SHORT = {
     "pseudo-labels used": "pseudo",
     "of these": "",
 }
+TOLD = ("auroc", "f1")  # F1 depends on the threshold of 0.5 as well, AUROC on the order alone
 NO_BREAK = "\u00a0"
 
 
@@ -76,12 +79,12 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
     for each in summaries:
         if each.differences is None:
             continue
-        one = each.differences["auroc"]
-        low, high = 100 * one.interval.low, 100 * one.interval.high
-        found.append(
-            f"{each.row.name}: AUROC {100 * one.mean:+.1f} points [{low:+.1f}, {high:+.1f}] "
-            f"against supervised training: {one.verdict}."
-        )
+        told = [
+            f"{MEASURES[name]} {difference(one)} points ({one.verdict})"
+            for name, one in each.differences.items()
+            if name in TOLD
+        ]
+        found.append(f"{each.row.name}, against supervised training: {', '.join(told)}.")
     return found
 
 

@@ -26,7 +26,11 @@ INTERVALS = (
     f"Intervals hold {LEVEL:.0%} of {DRAWS} bootstrap draws of test videos and of seeds; "
     "differences are taken within each draw (paired), and not corrected for being several."
 )
-TRIVIAL = "Rows in italics are rules that need no understanding of video."
+DETAILS = (
+    "Counts of right and wrong answers are means over seeds; shares of pseudo-labels are those of "
+    "the last steps."
+)
+TRIVIAL = "need no understanding of video: what does not beat them has learned nothing"
 NONE = "-"  # in a cell that has no value
 Cells = list[str]
 
@@ -112,9 +116,10 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
     if trained > 1:
         found.append(ALIKE)
     found += [f"{name}: {CHOSEN}." for name in chosen] or [JUDGED]
-    found.append(INTERVALS)
-    if any(each.row.trivial for each in summaries):
-        found.append(TRIVIAL)
+    found += [INTERVALS, DETAILS]
+    rules = [each.row.name for each in summaries if each.row.trivial]
+    if rules:
+        found.append(f"The rules ({', '.join(rules)}) {TRIVIAL}.")
     return found + [f"{each.row.name}: {each.row.note}." for each in summaries if each.row.note]
 
 

@@ -88,12 +88,13 @@ def test_the_trivial_rules_stand_in_the_table_with_their_numbers(rows: list[Row]
 def test_what_the_rows_say_against_supervised_training(rows: list[Row]) -> None:
     told = findings(summarise(rows))
     assert len(told) == 3
-    assert told[0].startswith("+ real: AUROC +")
-    assert told[0].endswith("better.")
+    assert told[0].startswith("+ real, against supervised training: F1 +")
+    assert told[0].count("(better)") == 2
     assert told[1] == (
-        "+ noise: AUROC +0.0 points [+0.0, +0.0] against supervised training: no difference shown."
+        "+ noise, against supervised training: F1 +0.0 [+0.0, +0.0] points (no difference shown), "
+        "AUROC +0.0 [+0.0, +0.0] points (no difference shown)."
     )
-    assert told[2].endswith("worse.")
+    assert told[2].endswith("(worse).")
 
 
 def test_differences_are_those_of_the_means(rows: list[Row]) -> None:

@@ -250,12 +250,10 @@ def launched(*command: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["fixmatch", "comatch"])
-def test_two_processes_equal_one(
-    command: Callable[..., list[str]], algorithm: str, tmp_path: Path
-) -> None:
+def test_two_processes_equal_one(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    # CoMatch shares all that FixMatch does between processes, and more.
     # SGD, for Adam makes much of rounding where a gradient is nearly 0.
-    given = [f"algorithm={algorithm}", "network.drop_path=0", "train.optimizer=sgd"]
+    given = ["algorithm=comatch", "network.drop_path=0", "train.optimizer=sgd"]
     given += ["train.learning_rate=0.05", "train.head_learning_rate=0.05", "train.steps=4"]
     given += ["comatch.memory_batches=2"]
     assert main(command(tmp_path / "one", *given)) == 0
@@ -285,24 +283,10 @@ def test_sigterm_stops_after_a_step_and_the_row_goes_on(
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=600)
     assert processes > 1 or process.returncode == 0, errors
+    assert "remaining" in errors
     assert "stopped as asked; run the same command to go on" in errors
     saved = read_saved(tmp_path / "row" / "seed_3" / "checkpoint.pt")
     assert saved["learner"]["step"] >= 1
-
-
-@pytest.mark.slow
-def test_the_command_line(command: Callable[..., list[str]], tmp_path: Path) -> None:
-    done = subprocess.run(
-        run(*command(tmp_path / "row", "train.steps=2", "report=true")),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "all abnormal" in done.stdout
-    assert "remaining" in done.stderr
 
 
 @pytest.mark.parametrize(
