@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datasets.simulator import FRAME_RATE, SimulatedClip, simulate_clip, simulate_views
 from tools.reconstruction.cameras.files import read_cameras
-from tools.reconstruction.cameras.pinhole import Alignment, Camera, Cameras, align
+from tools.reconstruction.cameras.pinhole import Alignment, Camera, Cameras, align, renumbered
 from tools.reconstruction.depth.sources import read_given
 from tools.reconstruction.frames import Clip
 from tools.reconstruction.settings import QualitySettings, SimulationSettings
@@ -104,14 +104,13 @@ def of_clip(cameras: Cameras, clip: Clip) -> Cameras:
 
     Raises:  ValueError where no chosen frame has a pose
     """
-    place = {number: index for index, number in enumerate(clip.numbers)}
-    kept = [number for number in cameras.numbers if number in place]
-    if len(kept) < 2:
+    kept = len(set(cameras.numbers) & set(clip.numbers))
+    if kept < 2:
         raise ValueError(
-            f"the poses belong to other frames: {len(kept)} of the {len(place)} chosen frames have "
+            f"the poses belong to other frames: {kept} of the {len(clip.numbers)} chosen frames have "
             f"one (frames {clip.numbers[0]} to {clip.numbers[-1]} were chosen)"
         )
-    return replace(cameras.chosen(kept), numbers=tuple(place[number] for number in kept))
+    return renumbered(cameras, clip.numbers)
 
 
 def half_shifted(intrinsics: NDArray[np.float64]) -> Tensor:

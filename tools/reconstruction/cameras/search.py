@@ -1,4 +1,4 @@
-"""Cameras for the frames of a clip: given, found by COLMAP, or one that stays where it is."""
+"""Cameras for the frames of a clip: found by COLMAP, or one that stays where it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tools.reconstruction.cameras.figures import (
     path_disagreement,
     point_errors,
 )
-from tools.reconstruction.cameras.files import read_cameras
 from tools.reconstruction.cameras.judge import (
     WAYS_OUT,
     WAYS_OUT_APART,
@@ -30,11 +29,11 @@ from tools.reconstruction.cameras.judge import (
     unconfirmed,
 )
 from tools.reconstruction.cameras.motion import Motion, measure_motion
-from tools.reconstruction.cameras.pinhole import Cameras, fixed_cameras, renumbered
+from tools.reconstruction.cameras.pinhole import Cameras, fixed_cameras
 
 FEWEST = 3  # frames
 
-Source = Literal["auto", "colmap", "given", "fixed"]
+Source = Literal["auto", "colmap", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class CameraOptions:
     """How cameras are found."""
 
     source: Source = "auto"
-    poses: Path | None = None  # for source=given
     field_of_view: float = 90.0  # horizontal, degrees: start of COLMAP's search, or the fixed lens
     view_known: bool = False  # keep the field of view as it is
     depth: bool = False  # a source of depth exists, so a camera that stands still is of use
@@ -51,9 +49,6 @@ class CameraOptions:
     seed: int = 0
     threads: int = -1  # of COLMAP; -1 all cores
     time_limit: float = 900.0  # seconds for each run of COLMAP
-    # where the frames are chosen from a longer clip that the given poses are of:
-    numbers: tuple[int, ...] | None = None  # of the frames in that clip
-    total: int | None = None  # frames of that clip
 
 
 @dataclass(frozen=True)
@@ -100,12 +95,10 @@ def find_cameras(
         folder: for COLMAP's files; made if absent.
 
     Raises:
-        ValueError: too few frames, or poses that do not belong to the clip.
+        ValueError: too few frames, or masks of another shape.
     """
     check_frames(frames, masks)
     count, height, width = (int(side) for side in frames.shape[:3])
-    if options.source == "given":
-        return _given(options, count, height, width)
     if options.source == "fixed":
         cameras = fixed_cameras(height, width, count, options.field_of_view)
         return Found(cameras, no_points(), Verdict(True, "fixed", {}, ("asked for",)))
@@ -128,17 +121,6 @@ def check_frames(frames: Tensor, masks: Tensor | None) -> None:
     if masks is not None and masks.shape != frames.shape[:3]:
         sizes = f"{tuple(masks.shape)} do not fit frames {tuple(frames.shape[:3])}"
         raise ValueError(f"masks of shape {sizes}")
-
-
-def _given(options: CameraOptions, count: int, height: int, width: int) -> Found:
-    if options.poses is None:
-        raise ValueError("given cameras need a file of poses: --cameras given --poses FILE")
-    total = count if options.total is None else options.total
-    cameras = read_cameras(options.poses, total, height, width, options.field_of_view)
-    if options.numbers is not None:
-        cameras = renumbered(cameras, options.numbers)
-    figures = {"frames": len(cameras), "view": cameras.field_of_view}
-    return Found(cameras, no_points(), Verdict(True, "given", figures))
 
 
 def _search(frames: Tensor, masks: Tensor | None, options: CameraOptions, folder: Path) -> Found:

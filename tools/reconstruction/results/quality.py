@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -148,11 +147,6 @@ def held_out(count: int, every: int) -> list[int]:
     if every and len(chosen) < 2:
         chosen = sorted({max(1, count // 3), min(count - 2, (2 * count) // 3)})
     return chosen
-
-
-def weights_exist(name: str) -> bool:
-    """Whether a name of weights is a file, or one of the words that stand for one."""
-    return name in ("cache", "download") or Path(name).is_file()
 
 
 def _signed(pictures: Floats | Sequence[Floats]) -> Tensor:

@@ -15,7 +15,7 @@ from tools.reconstruction.cameras import search as module
 from tools.reconstruction.cameras.colmap import ColmapError, Matches, Model
 from tools.reconstruction.cameras.files import read_cameras, write_cameras
 from tools.reconstruction.cameras.masks import automatic_masks
-from tools.reconstruction.cameras.pinhole import Cameras, align, camera_matrix
+from tools.reconstruction.cameras.pinhole import Cameras, align, camera_matrix, renumbered
 from tools.reconstruction.cameras.search import CameraOptions, find_cameras
 from tools.simulate import write_truth
 
@@ -256,21 +256,6 @@ def test_fixed_cameras_need_no_search(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_given_cameras_are_those_of_the_chosen_frames(tmp_path: Path) -> None:
-    made = simulate_clip(0, frames=6, size=16)
-    write_truth(tmp_path / "truth.npz", made)
-    frames = torch.from_numpy(made.video[[1, 3, 5]])
-    options = CameraOptions("given", poses=tmp_path / "truth.npz", numbers=(1, 3, 5), total=6)
-    found = find_cameras(frames, None, options, tmp_path)
-    assert found.cameras is not None
-    assert found.cameras.numbers == (0, 1, 2)
-    assert torch.allclose(found.cameras.centres, torch.from_numpy(made.poses[[1, 3, 5], :3, 3]))
-    with pytest.raises(ValueError, match="poses of 6 frames, the clip has 3"):
-        find_cameras(frames, None, CameraOptions("given", poses=tmp_path / "truth.npz"), tmp_path)
-    with pytest.raises(ValueError, match="--poses FILE"):
-        find_cameras(frames, None, CameraOptions("given"), tmp_path)
-
-
 def test_what_is_no_clip_is_refused_in_one_line(tmp_path: Path) -> None:
     for frames, masks, said in [
         (clip()[:2], None, "2 frames are too few"),
@@ -295,7 +280,7 @@ def truth_of(made: SimulatedClip, folder: Path, chosen: range) -> Cameras:
     write_truth(folder / "truth.npz", made)
     size = made.video.shape[1]
     whole = read_cameras(folder / "truth.npz", len(made.video), size, size)
-    return module.renumbered(whole, list(chosen))
+    return renumbered(whole, list(chosen))
 
 
 @pytest.mark.slow
