@@ -107,8 +107,8 @@ def of_clip(cameras: Cameras, clip: Clip) -> Cameras:
     kept = len(set(cameras.numbers) & set(clip.numbers))
     if kept < 2:
         raise ValueError(
-            f"the poses belong to other frames: {kept} of the {len(clip.numbers)} chosen frames have "
-            f"one (frames {clip.numbers[0]} to {clip.numbers[-1]} were chosen)"
+            f"the poses belong to other frames: {kept} of the {len(clip.numbers)} chosen frames "
+            f"have one (frames {clip.numbers[0]} to {clip.numbers[-1]} were chosen)"
         )
     return renumbered(cameras, clip.numbers)
 
