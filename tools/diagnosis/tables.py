@@ -30,7 +30,7 @@ DETAILS = (
     "Counts of right and wrong answers are means over seeds; shares of pseudo-labels are those of "
     "the last steps."
 )
-TRIVIAL = "need no understanding of video: what does not beat them has learned nothing"
+TRIVIAL = "need no understanding of video; a row that does not beat them shows none"
 NONE = "-"  # in a cell that has no value
 Cells = list[str]
 
