@@ -6,6 +6,6 @@
     results/     what is measured, drawn and written of a finished scene
 
 The first three know only those above them. `frames` reads clips, `preparing` brings frames, cameras
-and depth together, `scene` tells the story from clip to results, `memory` lets it go on after a
-stop, and `pass_rates` counts the clips of a generator that pass the judge.
+and depth together, `scene` tells the story from clip to results, and `memory` lets it go on after a
+stop.
 """

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tools.reconstruction import pass_rates as module
+from tools import view_consistency as module
 from tools.reconstruction.cameras.judge import Verdict
 from tools.reconstruction.cameras.search import CameraOptions, Found, no_points
-from tools.reconstruction.pass_rates import find_sets, main
-from tools.reconstruction.pass_tables import Row, markdown, summarise, wilson, write_tables
+from tools.reconstruction.results.pass_rates import Row, markdown, summarise, wilson, write_tables
+from tools.view_consistency import find_sets, main
 
 SETTINGS = {"frames": 16, "stride": 1}
 

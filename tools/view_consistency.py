@@ -1,6 +1,6 @@
 """How many videos of each generator pass the judge of cameras: a measure of view consistency.
 
-    python -m tools.reconstruction.pass_rates SAMPLES... --output DIR
+    python -m tools.view_consistency SAMPLES... --output DIR
 
 Each folder right below a SAMPLES folder that holds videos is a set; videos directly in it are a
 set too. Every video gives as many frames (`--frames`, each `--stride`-th), so compare only sets
@@ -33,7 +33,7 @@ from datasets.sources import Source, find_sources
 from tools.reconstruction.cameras.judge import Limits
 from tools.reconstruction.cameras.masks import automatic_masks
 from tools.reconstruction.cameras.search import CameraOptions, find_cameras
-from tools.reconstruction.pass_tables import Row, write_tables
+from tools.reconstruction.results.pass_rates import Row, write_tables
 from tools.training.files import whole_file
 from tools.training.progress import VideoProgress
 
@@ -175,7 +175,7 @@ def read_kept(path: Path, key: dict[str, Any]) -> Row | None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.reconstruction.pass_rates",
+        prog="python -m tools.view_consistency",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
