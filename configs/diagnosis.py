@@ -141,7 +141,7 @@ class DiagnosisTrain:
     unlabelled_weight: float = 1.0
     # Predictions are scaled so that their running mean becomes that of the labelled videos, or
     # uniform.
-    alignment: Literal["labelled", "uniform", "off"] = "labelled"
+    alignment: Literal["labelled", "uniform", "none"] = "labelled"
     alignment_length: int = 32  # batches in the running mean
     alignment_anew: bool = False  # forget the running mean after every epoch
     weak: Literal["area", "compat"] = "area"

@@ -220,7 +220,7 @@ class Learner:
             self.classifier.train()
 
     def _aligned(self, probabilities: Tensor) -> Tensor:
-        if self.config.train.alignment == "off":
+        if self.config.train.alignment == "none":
             return probabilities
         mean = probabilities.mean(dim=0)
         self.runtime.average_([mean])

@@ -162,6 +162,14 @@ def test_the_running_mean_lives_as_long_as_the_run_and_an_epoch_in_compat(
     assert lengths == [(1, 1), (2, 2), (3, 1), (4, 2), (5, 1), (5, 2)]
 
 
+def test_without_alignment_predictions_stay_as_they_are(build: Callable[..., Learner]) -> None:
+    learner = build("train.alignment=none")
+    learner.take(views())
+    assert len(learner.alignment) == 0
+    predictions = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
+    assert torch.equal(learner._aligned(predictions), predictions)
+
+
 def test_a_loss_that_is_no_number_stops_without_a_change(build: Callable[..., Learner]) -> None:
     learner = build("algorithm=supervised")
     with torch.no_grad():
