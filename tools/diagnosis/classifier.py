@@ -40,6 +40,16 @@ SIZES = {
 }
 
 
+def check_clips(videos: Tensor, frames: int, size: int) -> None:
+    """Raise ValueError unless clips are (B, frames, 3, size, size)."""
+    wanted = (frames, 3, size, size)
+    if videos.shape[1:] != wanted:
+        raise ValueError(
+            f"the classifier takes clips (B, {', '.join(map(str, wanted))}), got "
+            f"{tuple(videos.shape)}"
+        )
+
+
 class VideoClassifier(nn.Module):
     """Logits of the classes of a clip, from frames normalised by `augment.normalise`.
 
@@ -97,12 +107,7 @@ class VideoClassifier(nn.Module):
 
         Raises:  ValueError for clips of another shape
         """
-        wanted = (self.frames, 3, self.image_size, self.image_size)
-        if videos.shape[1:] != wanted:
-            raise ValueError(
-                f"the classifier takes clips (B, {', '.join(map(str, wanted))}), got "
-                f"{tuple(videos.shape)}"
-            )
+        check_clips(videos, self.frames, self.image_size)
         batch = len(videos)
         places: Any = self.spatial.pos_embed
         patches = self.spatial.patch_embed(videos.flatten(0, 1)) + places[:, 1:]

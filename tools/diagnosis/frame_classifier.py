@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.priors.weights import timm_model
 from tools.diagnosis.augment import DEVIATION, MEAN
-from tools.diagnosis.classifier import VideoClassifier
+from tools.diagnosis.classifier import VideoClassifier, check_clips
 
 LITE = "lite"  # the word for it in settings
 NAME = "tf_efficientnet_lite0"
@@ -88,12 +88,7 @@ class FrameClassifier(nn.Module):
 
         Raises:  ValueError for clips of another shape
         """
-        wanted = (self.frames, 3, self.image_size, self.image_size)
-        if videos.shape[1:] != wanted:
-            raise ValueError(
-                f"the classifier takes clips (B, {', '.join(map(str, wanted))}), got "
-                f"{tuple(videos.shape)}"
-            )
+        check_clips(videos, self.frames, self.image_size)
         maps = self._maps((videos.flatten(0, 1) - self.mean) / self.deviation)
         maps = maps.unflatten(0, videos.shape[:2])
         return self.norm(torch.cat([maps.mean((1, 3, 4)), maps.amax((1, 3, 4))], dim=1))
